@@ -1,0 +1,149 @@
+"""Names and objects that are found by where their file lies, or through an entry point.
+
+A rule, diagnostic, figure, data set, model or hypothesis is one module of its package. Its public
+name is the file name with hyphens, and the module's ``__all__`` holds the one object. Other
+distributions add theirs through entry points of the group that is called like the package.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import cast
+
+from alignlab.errors import InputError, MissingError
+
+__all__ = ["load", "names", "summary"]
+
+
+def names(package: str) -> list[str]:
+    """Return the public names that a package offers, without importing any of them.
+
+    Args:
+        package: Dotted name of the package and of its entry-point group.
+
+    Returns:
+        Sorted names.
+
+    Raises:
+        InputError: Two distributions offer the same name.
+
+    Example:
+        >>> "xml" in names("this.package.does.not.exist")
+        False
+    """
+    return sorted({*_modules(package), *_entry_points(package)})
+
+
+def load(package: str, name: str) -> object:
+    """Import the one object behind a public name.
+
+    Args:
+        package: Dotted name of the package and of its entry-point group.
+        name: Public name, as ``names`` gives it.
+
+    Returns:
+        What the module's ``__all__`` names, or what the entry point refers to.
+
+    Raises:
+        MissingError: No such name; the text gives the nearest ones.
+        InputError: The name exists twice, or the plugin behind it cannot be imported.
+    """
+    modules, plugins = _modules(package), _entry_points(package)
+    if name in plugins:
+        return _load_entry_point(plugins[name])
+    if name not in modules:
+        raise MissingError(_unknown(package, name, sorted({*modules, *plugins})))
+    module = import_module(f"{package}.{modules[name].stem}")
+    public = module.__all__
+    if len(public) != 1:
+        message = (
+            f"{module.__name__} must hold one object in __all__; it names {list(public)}. "
+            "Move what is shared into a file that begins with '_'."
+        )
+        raise InputError(message)
+    return cast("object", getattr(module, public[0]))
+
+
+def summary(package: str, name: str) -> str:
+    """Return the first line of what a public name says about itself, without importing it.
+
+    Args:
+        package: Dotted name of the package and of its entry-point group.
+        name: Public name, as ``names`` gives it.
+
+    Returns:
+        First line of the module's docstring; for an entry point, the distribution that brings it.
+    """
+    modules, plugins = _modules(package), _entry_points(package)
+    if name in plugins:
+        return f"from {_distribution(plugins[name])}"
+    if name not in modules:
+        raise MissingError(_unknown(package, name, sorted({*modules, *plugins})))
+    text = ast.get_docstring(ast.parse(modules[name].read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def _modules(package: str) -> dict[str, Path]:
+    """Return public name -> file of the modules that a package's folders hold."""
+    return {
+        entry.name.replace("_", "-"): Path(folder) / f"{entry.name}.py"
+        for folder in _folders(package)
+        for entry in iter_modules([folder])
+        if not entry.name.startswith("_") and not entry.ispkg
+    }
+
+
+def _folders(package: str) -> list[str]:
+    """Return the folders of a package; parents with lazy ``__init__`` files are all it imports."""
+    try:
+        spec = find_spec(package)
+    except ModuleNotFoundError:
+        return []
+    return list(spec.submodule_search_locations or []) if spec else []
+
+
+def _entry_points(package: str) -> dict[str, EntryPoint]:
+    """Return public name -> entry point, and refuse a name that exists twice."""
+    own = _modules(package)
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=package):
+        if point.name in own or point.name in found:
+            other = "alignlab" if point.name in own else _distribution(found[point.name])
+            message = (
+                f"{package} has {point.name!r} twice: from {other} and from "
+                f"{_distribution(point)}. Uninstall one of them."
+            )
+            raise InputError(message)
+        found[point.name] = point
+    return found
+
+
+def _distribution(point: EntryPoint) -> str:
+    """Return the name of the distribution that an entry point comes from."""
+    return point.dist.name if point.dist else "an unnamed distribution"
+
+
+def _load_entry_point(point: EntryPoint) -> object:
+    """Import an entry point; a plugin that fails costs only itself."""
+    try:
+        return cast("object", point.load())
+    except Exception as error:
+        message = (
+            f"{point.name!r} of {_distribution(point)} cannot be imported: "
+            f"{type(error).__name__}: {error}. Repair or uninstall that distribution."
+        )
+        raise InputError(message) from error
+
+
+def _unknown(package: str, name: str, known: list[str]) -> str:
+    """Return the one line for a name that is not there, the nearest names first."""
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    kind = package.rpartition(".")[2].replace("_", "-")
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"There is no {name!r} among the {kind}.{hint} They are: {', '.join(known) or 'none'}."

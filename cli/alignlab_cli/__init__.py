@@ -1,0 +1,1 @@
+"""The command line of alignlab; the library does the work."""

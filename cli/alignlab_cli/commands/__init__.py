@@ -1,0 +1,1 @@
+"""One file per command, imported when the command is used."""
