@@ -88,7 +88,7 @@ def _labels(name: str, given: object) -> xr.Variable:
     """Return one coordinate with its metadata; a pair (dims, values) brings its own dimension."""
     if isinstance(given, tuple) and len(given) == 2 and _is_row(given[1]):
         dims, given = given
-        dim = dims if isinstance(dims, str) else tuple(dims)[0]
+        dim = dims if isinstance(dims, str) else next(iter(dims))
     else:
         dim = COORDINATES[name].dims[0] if name in COORDINATES else name
     known = COORDINATES.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _RESERVED = frozenset(
 _RESERVED_ON_FILE = _RESERVED - {"dtype"} | {"_NCProperties"}
 
 
-def plain_attributes(attrs: Mapping[object, object], owner: str) -> dict[str, Attribute]:
+def plain_attributes(attrs: Mapping[Any, object], owner: str) -> dict[str, Attribute]:
     """Return the attributes in the one form that files can hold, or refuse the first that has none.
 
     Args:
