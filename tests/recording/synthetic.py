@@ -16,6 +16,7 @@ CONV_LAYERS = ("features.0", "features.3", "classifier.0", "classifier.2", "clas
 DENSE_LAYERS = ("fc1", "fc2", "fc3", "fc4", "head")
 N_SAMPLES, N_CLASSES, N_FREQUENCIES = 360, 10, 5
 UNDECIDABLE_SD = 0.25
+WHOLE_NUMBERS = ("error_rank", "signal_rank", "alignment_matrix_rank", "narrowest_width_above")
 USEFUL_COSINE = 0.1**0.5
 
 
@@ -52,7 +53,19 @@ def make_recording(
     values: dict[str, tuple[tuple[str, ...], Any]] = {}
     for variable in VARIABLES:
         values |= invention.values(variable)
+    _order_bands(values)
     return assemble(values, VARIABLES, coords=invention.coords(), attrs=_attrs(seed, drawn))
+
+
+def _order_bands(values: dict[str, tuple[tuple[str, ...], Any]]) -> None:
+    """Let every value lie between its _low and its _high."""
+    for name in [name for name in values if f"{name}_low" in values]:
+        keys = (f"{name}_low", name, f"{name}_high")
+        if name == "width_bound" and np.isnan(values[keys[0]][1]).all():
+            continue
+        rows = np.sort(np.stack([values[key][1] for key in keys]), axis=0)
+        for key, row in zip(keys, rows, strict=True):
+            values[key] = (values[key][0], row)
 
 
 @dataclass(frozen=True)
@@ -132,6 +145,8 @@ class _Invention:
         shape = self._shape(variable)
         low, high = variable.valid
         spread = self.random.beta(2.0, 5.0, shape)
+        if variable.name in WHOLE_NUMBERS:
+            return np.asarray(np.floor(1.0 + 12.0 * spread))
         if variable.units == "degree":
             return np.asarray(95.0 - 60.0 * spread)
         if variable.name.startswith(("alignment_matrix_singular_value", "spatial_power")):
