@@ -1,0 +1,68 @@
+# `make demo` and `make test` set everything up in their own environment, VENV.
+# Stamp files remember what is installed, so that a second call starts at once.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+WORKERS ?= auto
+
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-all lint docs bench clean help
+.DEFAULT_GOAL := help
+
+help:  ## say what each target does
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo
+	@echo "TORCH='$(TORCH)' PYTHON='$(PYTHON)' VENV='$(VENV)' can be set after the target."
+
+demo: $(VENV)/.package  ## analyse the packaged checkpoints; ends with the path of the report
+	$(BIN)/alignlab demo
+
+test: $(VENV)/.peers  ## run the tests and the doctests
+	$(BIN)/pytest -n $(WORKERS) -q
+
+test-all: $(VENV)/.peers  ## the tests that take minutes too
+	$(BIN)/pytest -n $(WORKERS) -q -m "slow or not slow"
+
+lint: $(VENV)/.dev  ## style, types and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs  ## build the documentation in docs/_build
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+bench: $(VENV)/.dev  ## time the packaged example
+	cd $$(mktemp -d) && time $(abspath $(BIN))/alignlab demo --quiet
+
+clean:  ## remove the environment and whatever was built
+	rm -rf $(VENV) build dist docs/_build alignlab-demo
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	touch $@
+
+$(VENV)/.package: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.package
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+# The package that our numbers are compared with asks for versions that we do not want.
+$(VENV)/.peers: | $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps biotorch==0.0.16
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.package
+	$(BIN)/python -m pip install --quiet --editable . --group docs
+	touch $@

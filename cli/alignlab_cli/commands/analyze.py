@@ -1,0 +1,152 @@
+"""``alignlab analyze``: measure a rule's gradients on a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from alignlab.errors import InputError
+from alignlab_cli.options import (
+    HELP,
+    RecordedCommand,
+    command_line,
+    complete,
+    force,
+    json_output,
+    literals,
+    numbers,
+    pairs,
+    quiet,
+)
+from alignlab_cli.outputs import check_file
+from alignlab_cli.progress import Progress
+
+__all__ = ["command"]
+
+
+@click.group(context_settings=HELP)
+def command() -> None:
+    """Measure how good a rule's gradients are."""
+
+
+@command.command(cls=RecordedCommand, context_settings=HELP)
+@click.argument("file", type=click.Path())
+@click.option("--model", metavar="SPEC", help="net.py:build, package.module:build, alignlab:NAME.")
+@click.option(
+    "--model-arg",
+    "model_arguments",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=literals,
+    help="An argument of the model's factory.",
+)
+@click.option("--data", metavar="SPEC", help="digits, mnist, cifar10, npz:FILE, file.py:load, ...")
+@click.option(
+    "--rule",
+    "rules",
+    metavar="RULE",
+    multiple=True,
+    shell_complete=complete("alignlab.rules"),
+    help="dfa, 'fa(distribution=uniform)', ...; may be given more than once.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The recording, .nc or .zarr.  [default: FILE's name with .nc, in this folder]",
+)
+@force
+@click.option("--split", default="test", show_default=True, help="Which part of the data.")
+@click.option("--samples", type=click.IntRange(1), default=512, show_default=True)
+@click.option(
+    "--mean",
+    metavar="NUMBERS",
+    callback=numbers,
+    help="Subtracted from the inputs; one, or one per channel with commas.",
+)
+@click.option("--std", metavar="NUMBERS", callback=numbers, help="The inputs are divided by it.")
+@click.option("--loss", default="cross-entropy", show_default=True, help="The training loss.")
+@click.option(
+    "--mode",
+    type=click.Choice(["eval", "train"]),
+    default="eval",
+    show_default=True,
+    help="How dropout and normalisation behave.",
+)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of samples and redraws.")
+@click.option(
+    "--draws",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Redraws of the feedback for chance levels.",
+)
+@click.option(
+    "--feedback",
+    metavar="LAYER=KEY",
+    multiple=True,
+    callback=pairs,
+    help="Which tensor of FILE is a layer's feedback.",
+)
+@click.option("--replay", metavar="SEED", type=int, help="The seed that the feedback came from.")
+@click.option(
+    "--rename",
+    metavar="OLD=NEW",
+    multiple=True,
+    callback=pairs,
+    help="A key of FILE and what the model calls it.",
+)
+@click.option(
+    "--diagnostic",
+    "diagnostics",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete("alignlab.diagnostics"),
+    help="Only these; see 'alignlab list diagnostics'.",
+)
+@click.option("--preset", metavar="NAME", help="A named choice of diagnostics.")
+@click.option("--save", metavar="WHAT", help="signals,weight-gradients,feedback: raw tensors too.")
+@click.option("--plain-model", metavar="SPEC", help="A twin of the model without own backwards.")
+@click.option(
+    "--allow-unsafe-pickle", is_flag=True, help="Unpickle a FILE that you trust; it may run code."
+)
+@click.option("--download", is_flag=True, help="Fetch a data set that is not there.")
+@quiet
+@json_output
+@click.pass_context
+def checkpoint(
+    ctx: click.Context,
+    *,
+    file: str,
+    output: Path | None,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    **measurement: Any,
+) -> None:
+    """Measure rules on the checkpoint FILE and write a recording.
+
+    Without --model and --data, what the weights and their feedback alone tell is measured.
+    """
+    path = output or Path(f"{Path(file).stem}.nc")
+    check_file(path, suffixes=(".nc", ".zarr"), force=force)
+    if measurement["model"] and not measurement["data"]:
+        message = (
+            "--model was given without --data. Add --data digits, npz:FILE, file.py:load or "
+            "another that 'alignlab list datasets' names, or leave --model out."
+        )
+        raise InputError(message)
+
+    from alignlab.analyze import analyze_checkpoint
+    from alignlab.recording import save
+    from alignlab_cli.summary import show
+
+    with Progress(quiet=quiet) as progress:
+        dataset = analyze_checkpoint(
+            file, **measurement, command=command_line(ctx), progress=progress
+        )
+    written = save(dataset, path, overwrite=force)
+    show(dataset, written, quiet=quiet, as_json=as_json)
