@@ -151,11 +151,9 @@ class _Invention:
             return np.asarray(95.0 - 60.0 * spread)
         if variable.name.startswith(("alignment_matrix_singular_value", "spatial_power")):
             falling = -np.sort(-self.random.random(shape), axis=-1)
-            norm_by = (
-                falling[..., :1] if "singular" in variable.name else falling.sum(-1)[..., None]
-            )
-            factor = {"_low": 0.7, "high": 1.0}.get(variable.name[-4:], 0.85)
-            return np.asarray(falling / norm_by * (factor if "singular" in variable.name else 1.0))
+            if variable.name.startswith("spatial_power"):
+                return np.asarray(falling / falling.sum(axis=-1, keepdims=True))
+            return np.asarray(falling / falling[..., :1])
         if high is not None:
             return np.asarray(spread * high)
         return np.asarray((low or 0.0) + 10.0 * spread)
