@@ -34,8 +34,8 @@ def names(package: str) -> list[str]:
         InputError: Two distributions offer the same name.
 
     Example:
-        >>> "xml" in names("this.package.does.not.exist")
-        False
+        >>> names("xml.parsers")
+        ['expat']
     """
     return sorted({*_modules(package), *_entry_points(package)})
 
@@ -59,7 +59,7 @@ def load(package: str, name: str) -> object:
         return _load_entry_point(plugins[name])
     if name not in modules:
         raise MissingError(_unknown(package, name, sorted({*modules, *plugins})))
-    module = import_module(f"{package}.{modules[name].stem}")
+    module = import_module(f"{package}.{name.replace('-', '_')}")
     public = module.__all__
     if len(public) != 1:
         message = (
@@ -92,11 +92,16 @@ def summary(package: str, name: str) -> str:
 def _modules(package: str) -> dict[str, Path]:
     """Return public name -> file of the modules that a package's folders hold."""
     return {
-        entry.name.replace("_", "-"): Path(folder) / f"{entry.name}.py"
+        entry.name.replace("_", "-"): _source(Path(folder) / entry.name)
         for folder in _folders(package)
         for entry in iter_modules([folder])
-        if not entry.name.startswith("_") and not entry.ispkg
+        if not entry.name.startswith("_")
     }
+
+
+def _source(module: Path) -> Path:
+    """Return the source file of a module or of a package."""
+    return module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
 
 
 def _folders(package: str) -> list[str]:
@@ -114,7 +119,9 @@ def _entry_points(package: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=package):
         if point.name in own or point.name in found:
-            other = "alignlab" if point.name in own else _distribution(found[point.name])
+            other = (
+                package.partition(".")[0] if point.name in own else _distribution(found[point.name])
+            )
             message = (
                 f"{package} has {point.name!r} twice: from {other} and from "
                 f"{_distribution(point)}. Uninstall one of them."
