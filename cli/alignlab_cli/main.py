@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, cast
 
@@ -58,30 +60,45 @@ class Commands(click.Group):
             raise Refused(message)
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options that stand before the command."""
+        with _refusals():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; whatever goes wrong becomes one line unless --debug was given."""
-        try:
+        with nullcontext() if ctx.params["debug"] else _one_line_errors(), _refusals():
             return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
-        except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx else "alignlab"
-            message = f"{error.format_message()} See '{path} -h'."
-            raise Refused(message) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except AlignlabError as error:
-            if ctx.params["debug"]:
-                raise
-            raise Refused(_one_line(str(error))) from error
-        except Exception as error:
-            if ctx.params["debug"]:
-                raise
-            message = (
-                f"{type(error).__name__}: {_one_line(str(error))} "
-                "This was not foreseen; 'alignlab --debug ...' shows where it happened."
-            )
-            raise click.ClickException(message) from error
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what click says in three lines about a misused option into one."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "alignlab"
+        message = f"{error.format_message()} See '{path} -h'."
+        raise Refused(message) from error
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn any error into one line: exit code 2 for what alignlab refuses, 1 for the rest."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except AlignlabError as error:
+        raise Refused(_one_line(str(error))) from error
+    except Exception as error:
+        message = (
+            f"{type(error).__name__}: {_one_line(str(error))} "
+            "This was not foreseen; 'alignlab --debug ...' shows where it happened."
+        )
+        raise click.ClickException(message) from error
 
 
 @click.group(cls=Commands, context_settings=HELP)

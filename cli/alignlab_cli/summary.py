@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -13,78 +14,69 @@ import xarray as xr
 
 from alignlab.diagnosis import answer
 
-__all__ = ["score", "show"]
+__all__ = ["lines", "show"]
 
-COMPANIONS = ("null_sd", "p", "status")
+COMPANIONS = ("null_low", "null_high", "p", "status")
 
 
 def show(dataset: xr.Dataset, path: Path, *, quiet: bool, as_json: bool) -> None:
-    """Print the score, the answer and where the recording lies."""
+    """Print the answer and where the recording lies."""
     if as_json:
         click.echo(json.dumps(_contents(dataset, path), indent=2))
         return
     if not quiet:
-        said = answer(dataset)
-        click.echo(score(dataset))
-        for warning in said.warnings:
-            click.echo(f"Warning: {warning}")
-        click.echo()
-        for sentence in said.paragraph:
-            click.echo(sentence)
-        click.echo()
+        click.echo("\n".join([*lines(dataset, brief=False), ""]))
     click.echo(path)
 
 
-def score(dataset: xr.Dataset) -> str:
-    """Return the model's loss and accuracy on the samples, or that there were none."""
-    checkpoint = dataset.attrs.get("checkpoint", "model")
-    loss, accuracy, chance = (_scalar(dataset, n) for n in ("loss", "accuracy", "accuracy_chance"))
-    if math.isnan(loss):
-        return f"{checkpoint}: weights only, no data"
-    text = f"{checkpoint} on {dataset.attrs.get('data', '')}: loss {loss:.4g}"
-    if math.isnan(accuracy):
-        return text
-    return f"{text}, accuracy {accuracy:.3f} (chance {chance:.3f})"
+def lines(dataset: xr.Dataset, *, brief: bool) -> list[str]:
+    """Return the answer, one sentence a line under the checkpoint's name.
+
+    Args:
+        dataset: A recording.
+        brief: Only warnings, the score and what limits each convolution.
+    """
+    said = answer(dataset)
+    sentences = said.paragraph
+    if brief:
+        sentences = (*said.paragraph[:1], *(limit.sentence for limit in said.limits))
+    warnings = [f"Warning: {warning}" for warning in said.warnings]
+    return [str(dataset.attrs.get("checkpoint", "")), *(f"  {x}" for x in [*warnings, *sentences])]
 
 
-def _contents(dataset: xr.Dataset, path: Path) -> dict[str, object]:
+def _contents(dataset: xr.Dataset, path: Path) -> dict[str, Any]:
     """Return a recording's answer and alignments in the types of JSON."""
     said = answer(dataset)
+    scores = ("loss", "accuracy", "accuracy_chance", "measurement_status")
     return {
         "recording": str(path),
         "checkpoint": dataset.attrs.get("checkpoint", ""),
         "data": dataset.attrs.get("data", ""),
-        "loss": _json(_scalar(dataset, "loss")),
-        "accuracy": _json(_scalar(dataset, "accuracy")),
-        "accuracy_chance": _json(_scalar(dataset, "accuracy_chance")),
-        "measurement_status": _json(_scalar(dataset, "measurement_status", missing="")),
+        **{name: _plain(dataset[name].values.ravel()[-1]) for name in scores if name in dataset},
         "warnings": list(said.warnings),
         "answer": list(said.paragraph),
         "alignments": list(_alignments(dataset)),
     }
 
 
-def _alignments(dataset: xr.Dataset) -> Iterator[dict[str, object]]:
-    """Yield every alignment with its place, chance level, p and status."""
+def _alignments(dataset: xr.Dataset) -> Iterator[dict[str, Any]]:
+    """Yield every alignment with its place, chance band, p and status."""
     for name, variable in dataset.data_vars.items():
         if variable.attrs.get("alignment") != 1:
             continue
         for index in np.ndindex(variable.shape):
             place = dict(zip(variable.dims, index, strict=True))
-            row = {"quantity": str(name)}
-            row |= {str(dim): _json(dataset[dim].values[i]) for dim, i in place.items()}
-            row |= {"value": _json(variable.values[index])}
-            row |= {c: _json(dataset[f"{name}_{c}"].isel(place).item()) for c in COMPANIONS}
-            yield row
+            values = {"value": variable} | {
+                companion: dataset[f"{name}_{companion}"] for companion in COMPANIONS
+            }
+            yield (
+                {"quantity": str(name)}
+                | {str(dim): _plain(dataset[dim].values[at]) for dim, at in place.items()}
+                | {key: _plain(array.isel(place).item()) for key, array in values.items()}
+            )
 
 
-def _scalar(dataset: xr.Dataset, name: str, *, missing: object = math.nan) -> object:
-    """Return a variable of the last step, or what stands for a missing one."""
-    return dataset[name].values.ravel()[-1] if name in dataset else missing
-
-
-def _json(value: object) -> object:
+def _plain(value: Any) -> Any:
     """Return a value in the types of JSON, which has no NaN."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -119,6 +119,7 @@ def command() -> None:
 @click.pass_context
 def checkpoint(
     ctx: click.Context,
+    /,
     *,
     file: str,
     output: Path | None,
