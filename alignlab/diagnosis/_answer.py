@@ -1,0 +1,98 @@
+"""The answer: every sentence follows from numbers in the recording and quotes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignlab.diagnosis._bottlenecks import bottlenecks, bottlenecks_in_words
+from alignlab.diagnosis._ceilings import ceilings, not_observed, ranks, reach, spectra
+from alignlab.diagnosis._headline import headline
+from alignlab.diagnosis._limits import convolution_limits, limits_in_words
+from alignlab.diagnosis._loss_change import loss_change
+from alignlab.diagnosis._observed import caution, findings, observed
+from alignlab.diagnosis._reading import STORED_ORIGINS, is_drawn, last_step, origin, rules
+from alignlab.diagnosis._validity import (
+    accuracy_warning,
+    invalid_reference,
+    performance,
+    reference,
+    warnings,
+)
+from alignlab.diagnosis.evidence import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+
+    from alignlab.diagnosis.evidence import Limit, Statement
+
+__all__ = ["CLOSING", "answer"]
+
+CLOSING = (
+    "This file cannot tell how well its training rule aligned; supply the feedback, two "
+    "checkpoints, or train briefly"
+)
+
+
+def answer(ds: xr.Dataset) -> Answer:
+    """Return what a recording says, the last of its steps if it has several.
+
+    Where the accuracy is at chance no causes are ranked; where the reference is invalid nothing is
+    reported about any rule; where the feedback was drawn nothing is reported about what that rule
+    observed.
+
+    Args:
+        ds: A recording.
+
+    Returns:
+        Warnings first; the sentences lead with loss and accuracy.
+    """
+    ds = last_step(ds)
+    warned, first = tuple(warnings(ds)), performance(ds)
+    if invalid_reference(ds):
+        return Answer(warned[0], warned, tuple(first), (), (), ())
+    known = [rule for rule in rules(ds) if not is_drawn(ds, rule)]
+    drawn = [rule for rule in rules(ds) if is_drawn(ds, rule)]
+    found = tuple(finding for rule in known for finding in findings(ds, rule))
+    limits, narrow = _causes(ds)
+    about_drawn = _about_drawn(ds, drawn, narrow)
+    sentences = first + about_drawn + reference(ds)
+    for rule in known:
+        sentences += observed(ds, rule)
+        sentences += bottlenecks_in_words(ds, [each for each in narrow if each.rule == rule])
+        sentences += limits_in_words(ds, [limit for limit in limits if limit.rule == rule])
+        sentences += loss_change(ds, rule)
+    if found:
+        sentences.append(caution(ds))
+    if drawn and not any(origin(ds, rule) in STORED_ORIGINS for rule in known):
+        sentences.append(CLOSING)
+    title = warned[0] if warned else headline(ds, found, limits=limits, narrow=narrow)
+    return Answer(title, warned, tuple(sentences), found, limits, narrow)
+
+
+def _about_drawn(ds: xr.Dataset, drawn: Sequence[str], narrow: Sequence[Statement]) -> list[str]:
+    """Return what needs no trained feedback, ceilings first."""
+    if not drawn:
+        return []
+    sentences = [not_observed(ds, drawn)]
+    for rule in drawn:
+        sentences += bottlenecks_in_words(ds, [each for each in narrow if each.rule == rule])
+        sentences += ceilings(ds, rule)
+    sentences += reach(ds) + ranks(ds)
+    for rule in drawn:
+        sentences += spectra(ds, rule)
+    return sentences
+
+
+def _causes(ds: xr.Dataset) -> tuple[tuple[Limit, ...], tuple[Statement, ...]]:
+    """Return the verdicts on convolutions and narrow layers, none where accuracy is at chance."""
+    if accuracy_warning(ds):
+        return (), ()
+    limits = tuple(
+        limit
+        for rule in rules(ds)
+        if origin(ds, rule) in STORED_ORIGINS
+        for limit in convolution_limits(ds, rule)
+    )
+    return limits, tuple(each for rule in rules(ds) for each in bottlenecks(ds, rule))

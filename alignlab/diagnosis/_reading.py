@@ -1,0 +1,117 @@
+"""Reading single numbers and texts out of a recording."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "base_name",
+    "convolutions",
+    "hidden_layers",
+    "is_drawn",
+    "last_step",
+    "number",
+    "origin",
+    "rules",
+    "sends_error_directly",
+    "text",
+]
+
+STORED_ORIGINS = ("checkpoint", "replayed", "replayed, unverified")
+
+
+def last_step(ds: xr.Dataset) -> xr.Dataset:
+    """Return the recording at its last step, without the dimension ``step``."""
+    return ds.isel(step=-1) if "step" in ds.dims else ds
+
+
+def number(ds: xr.Dataset, name: str, **where: str) -> float:
+    """Return one number of a recording of one step, NaN where it is missing.
+
+    Args:
+        ds: Recording without the dimension ``step``.
+        name: Variable or coordinate.
+        where: Labels along its dimensions; those that it lacks are ignored.
+    """
+    if name not in ds.variables:
+        return math.nan
+    array = ds[name]
+    chosen = {dim: label for dim, label in where.items() if dim in array.dims}
+    try:
+        return float(array.sel(chosen).item())
+    except (KeyError, ValueError):
+        return math.nan
+
+
+def text(ds: xr.Dataset, name: str, **where: str) -> str:
+    """Return one text of a recording of one step, empty where it is missing."""
+    if name not in ds.variables:
+        return ""
+    array = ds[name]
+    chosen = {dim: label for dim, label in where.items() if dim in array.dims}
+    try:
+        found = array.sel(chosen).item()
+    except (KeyError, ValueError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def rules(ds: xr.Dataset) -> list[str]:
+    """Return the labels of the rules, backpropagation itself left out."""
+    labels = [str(label) for label in ds["rule"].values] if "rule" in ds.coords else []
+    return [label for label in labels if base_name(label) != "bp"]
+
+
+def base_name(rule: str) -> str:
+    """Return a rule's name without its options.
+
+    Example:
+        >>> base_name("dfa(distribution='uniform')")
+        'dfa'
+    """
+    return rule.partition("(")[0]
+
+
+def origin(ds: xr.Dataset, rule: str) -> str:
+    """Return where a rule's feedback came from."""
+    return text(ds, "feedback_origin", rule=rule)
+
+
+def is_drawn(ds: xr.Dataset, rule: str) -> bool:
+    """Return whether nothing may be said about a rule's observed alignment."""
+    return origin(ds, rule) == "drawn"
+
+
+def hidden_layers(ds: xr.Dataset) -> list[str]:
+    """Return the names of all layers but the output layer, in call order."""
+    if "layer" not in ds.coords:
+        return []
+    outputs = ds["is_output"].values if "is_output" in ds.variables else [False] * ds.sizes["layer"]
+    return [
+        str(name)
+        for name, is_output in zip(ds["layer"].values, outputs, strict=True)
+        if not bool(is_output)
+    ]
+
+
+def convolutions(ds: xr.Dataset) -> list[str]:
+    """Return the names of the hidden convolutions, in call order."""
+    return [
+        layer
+        for layer in hidden_layers(ds)
+        if text(ds, "layer_kind", layer=layer).lower().startswith("conv")
+    ]
+
+
+def sends_error_directly(ds: xr.Dataset, rule: str) -> bool:
+    """Return whether a rule carries the output error to each layer by one fixed matrix.
+
+    Only then do the reach of a fixed feedback and the width bound speak about the rule. A width
+    bound in the recording shows it for rules that are called otherwise than ``dfa``.
+    """
+    bounds = [number(ds, "width_bound", rule=rule, layer=layer) for layer in hidden_layers(ds)]
+    return base_name(rule) == "dfa" or any(not math.isnan(bound) for bound in bounds)

@@ -1,0 +1,1 @@
+"""Possible causes of a weak learning signal, one file each."""
