@@ -10,7 +10,7 @@ import numpy as np
 
 from alignlab.errors import RecordingError
 
-__all__ = ["Attribute", "plain_attribute", "plain_attributes"]
+__all__ = ["Attribute", "plain_attribute", "plain_attributes", "require_storable_text"]
 
 Attribute = str | int | float | np.ndarray
 
@@ -48,7 +48,7 @@ def plain_attributes(attrs: Mapping[Any, object], owner: str) -> dict[str, Attri
         if name in reserved:
             message = f"{owner} has an attribute {name!r}, which files reserve; rename it."
             raise RecordingError(message)
-        _require_storable_text(name, f"the name of attribute {name!r} of {owner}")
+        require_storable_text(name, f"the name of attribute {name!r} of {owner}")
         plain[name] = plain_attribute(value, f"attribute {name!r} of {owner}")
     return plain
 
@@ -69,7 +69,7 @@ def plain_attribute(value: object, owner: str) -> Attribute:
         RecordingError: The value is of another kind; the text says how to store it instead.
     """
     if isinstance(value, str):
-        _require_storable_text(value, owner)
+        require_storable_text(value, owner)
         return str(value)
     if isinstance(value, (bool, np.bool_)):
         message = f"{owner} is a boolean, which files cannot hold; store 1 or 0, or a word."
@@ -110,13 +110,16 @@ def _numbers(value: list[object] | tuple[object, ...] | np.ndarray, owner: str) 
     return row if row.size > 1 else plain_attribute(row[0], owner)
 
 
-def _require_storable_text(text: str, owner: str) -> None:
-    """Refuse the two kinds of character that HDF5's text cannot carry."""
-    if "\0" in text or not text.isascii():
-        try:
-            bad = "\0" in text or not text.encode("utf-8")
-        except UnicodeEncodeError:
-            bad = True
-        if bad:
-            message = f"{owner} is {text!r}, which is not text that UTF-8 and HDF5 can carry."
-            raise RecordingError(message)
+def require_storable_text(text: str, owner: str) -> None:
+    """Refuse the characters that netCDF's text cannot carry: NUL and lone surrogates.
+
+    Args:
+        text: What is to be stored.
+        owner: How the error calls it.
+
+    Raises:
+        RecordingError: The text holds such a character.
+    """
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        message = f"{owner} is {text!r}; files cannot hold NUL or broken characters, remove them."
+        raise RecordingError(message)

@@ -23,6 +23,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "SITES",
     "STATUSES",
+    "STATUSES_AGAINST_CHANCE",
     "STATUSES_WITHOUT_VALUE",
     "Kind",
     "Variable",
@@ -39,10 +40,8 @@ DIMS = (
 )
 SITES = ("entry", "preactivation")
 STATUSES_WITHOUT_VALUE = ("null draw", "undefined")
-STATUSES = (
-    *("undecidable", "at chance", "detectable", "useful", "exact"),
-    *STATUSES_WITHOUT_VALUE,
-)
+STATUSES_AGAINST_CHANCE = ("at chance", "detectable", "useful")
+STATUSES = ("undecidable", *STATUSES_AGAINST_CHANCE, "exact", *STATUSES_WITHOUT_VALUE)
 NULL_KINDS = ("feedback_draw", "rule_draw", "output_rotation", "sample_permutation", "none")
 NULL_METHODS = ("closed form", "redraws")
 FEEDBACK_ORIGINS = (
