@@ -1,0 +1,1 @@
+"""Reference networks by name; each is one module whose ``__all__`` holds one class."""
