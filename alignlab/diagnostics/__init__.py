@@ -1,0 +1,1 @@
+"""Diagnostics: from a snapshot to named numbers with their chance levels. One file each."""

@@ -1,0 +1,216 @@
+"""Alignment diagnostics run over rules and layers, with the null of each rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading
+from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
+from alignlab.feedback import generator
+from alignlab.kernels.cosines import wide
+from alignlab.rules._base import DirectRule
+from alignlab.rules.dfa import DFA
+from alignlab.snapshot import LayerView, MeasuredRule, Snapshot
+
+if TYPE_CHECKING:
+    from alignlab.sites import Layer
+
+__all__ = ["alignments"]
+
+LARGEST_ROTATION = 128
+"""Output units up to which as many rotations are drawn as there are redraws; above, 50."""
+
+Compared = dict[Key, Comparison]
+
+
+def alignments(
+    snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]
+) -> Iterator[Reading]:
+    """Yield all readings of the alignment diagnostics, chance levels included.
+
+    Args:
+        snapshot: The probing.
+        diagnostics: What to compare.
+    """
+    true = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.layers}
+    for measured in snapshot.rules:
+        backward = snapshot.passes[measured.label]
+        observed = {
+            layer.name: snapshot.view(layer, backward)
+            for layer in snapshot.layers
+        }
+        null = _Null(snapshot, measured, true, observed)
+        for diagnostic in diagnostics:
+            found = {name: diagnostic.compare(true[name], observed[name]) for name in true}
+            draws = null.draws(diagnostic)
+            yield from _placed(diagnostic, snapshot, measured, true, found, draws)
+            if not measured.is_drawn:
+                for name in true:
+                    for reading in diagnostic.describe(true[name], observed[name]):
+                        yield Reading(
+                            reading.name, reading.value, measured.label, name, reading.site
+                        )
+
+
+class _Null:
+    """The draws of one rule by chance: fresh feedback, or rotated outputs."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        measured: MeasuredRule,
+        true: Mapping[str, LayerView],
+        observed: Mapping[str, LayerView],
+    ) -> None:
+        self._snapshot = snapshot
+        self._measured = measured
+        self._true = true
+        self._observed = observed
+
+    def draws(self, diagnostic: AlignmentDiagnostic) -> dict[str, list[Compared]]:
+        """Return the comparisons of every hidden layer under every redraw."""
+        result: dict[str, list[Compared]] = {layer.name: [] for layer in self._snapshot.hidden}
+        count = min(self._snapshot.draws, diagnostic.max_draws)
+        for number, views in enumerate(self._views(count)):
+            self._snapshot.progress(f"chance level, {self._measured.label}", number + 1, count)
+            for view in views:
+                name = view.layer.name
+                result[name].append(dict(diagnostic.compare(self._true[name], view)))
+        return result
+
+    def _views(self, count: int) -> Iterator[list[LayerView]]:
+        snapshot = self._snapshot
+        if self._measured.rule.has_random_feedback:
+            for redrawn in snapshot.redrawn(self._measured, count):
+                backward = snapshot.run(redrawn)
+                yield [snapshot.view(layer, backward) for layer in snapshot.hidden]
+            return
+        streams = {
+            layer.name: generator(snapshot.seed, "rotation", layer.name)
+            for layer in snapshot.hidden
+        }
+        for number in range(count):
+            yield [
+                _rotated(self._observed[layer.name], layer, streams[layer.name], snapshot)
+                for layer in snapshot.hidden
+                if layer.channels <= LARGEST_ROTATION or number < 50
+            ]
+
+
+def _rotated(
+    view: LayerView, layer: Layer, stream: torch.Generator, snapshot: Snapshot
+) -> LayerView:
+    entry = view.entry
+    if entry is not None:
+        consumer = next(each for each in snapshot.layers if each.name == layer.consumer)
+        entry = _rotate(entry, 1 if consumer.is_convolution else -1, stream)
+    signal = _rotate(view.preactivation, 1 if layer.is_convolution else -1, stream)
+    return LayerView(snapshot.capture, layer, (entry, signal), fold=snapshot.fold)
+
+
+def _rotate(signal: Tensor, axis: int, stream: torch.Generator) -> Tensor:
+    n = signal.shape[axis]
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=stream, dtype=torch.float64))
+    q = (q * torch.sign(torch.diagonal(r))).to(signal)
+    return (signal.movedim(axis, -1) @ q.T).movedim(-1, axis)
+
+
+def _placed(
+    diagnostic: AlignmentDiagnostic,
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    true: Mapping[str, LayerView],
+    found: Mapping[str, Mapping[Key, Comparison]],
+    draws: Mapping[str, Sequence[Compared]],
+) -> Iterator[Reading]:
+    means = {variable.name: variable.null_mean for variable in diagnostic.variables}
+    exact = snapshot.capture.layers[-1]
+    kind = "feedback_draw" if measured.rule.has_random_feedback else "output_rotation"
+    by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
+    for layer in snapshot.hidden:
+        closed = _closed_forms(diagnostic, snapshot, measured, true[layer.name], draws[layer.name])
+        for key, comparison in found[layer.name].items():
+            value = float(comparison.value)
+            chance = chance_of(
+                value,
+                np.array([float(d[key].value) for d in draws[layer.name]]),
+                kind=kind,
+                concentration=_concentration([d[key].energy for d in draws[layer.name]]),
+                mean=means[key[0]],
+                closed_form=closed.get(key, float("nan")),
+            )
+            place = by_key.setdefault(key, {})
+            place[layer.name] = (value, chance, float(comparison.undefined))
+    for (name, site), rows in by_key.items():
+        statuses = adjusted_statuses(
+            [row[0] for row in rows.values()],
+            [row[1] for row in rows.values()],
+            is_drawn=measured.is_drawn,
+            is_cosine=means[name] == 0.0,
+        )
+        for (layer_name, (value, chance, undefined)), status in zip(
+            rows.items(), statuses, strict=True
+        ):
+            place_of = (measured.label, layer_name, site)
+            yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
+    yield from _exact(exact.name, measured, found)
+
+
+def _exact(
+    name: str, measured: MeasuredRule, found: Mapping[str, Mapping[Key, Comparison]]
+) -> Iterator[Reading]:
+    nan = float("nan")
+    nothing = Chance(nan, nan, nan, "none", "", nan, nan)
+    for (variable, site), comparison in found[name].items():
+        value = float(comparison.value)
+        status = "exact" if np.isfinite(value) else "undefined"
+        undefined = float(comparison.undefined)
+        place = (measured.label, name, site)
+        yield from readings(variable, value, nothing, status, undefined=undefined, place=place)
+
+
+def _concentration(energies: Sequence[Tensor]) -> float:
+    if len(energies) < 2:
+        return float("nan")
+    stacked = torch.stack([wide(energy).cpu() for energy in energies])
+    relative = stacked.std(0) / stacked.mean(0)
+    return float(relative.nanmean())
+
+
+def _closed_forms(
+    diagnostic: AlignmentDiagnostic,
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    true: LayerView,
+    draws: Sequence[Compared],
+) -> dict[Key, float]:
+    r"""Return first-order standard deviations, :math:`\sigma_B\|T^\top E\|_F`.
+
+    They hold for feedback of independent entries that acts at every layer by itself.
+    """
+    rule = measured.rule
+    if not isinstance(rule, DFA) or not draws:
+        return {}
+    if rule.granularity != "micro" or rule.structure != "dense":
+        return {}
+    energies = {key: torch.stack([d[key].energy for d in draws]).mean(0) for key in draws[0]}
+    (one,) = snapshot.redrawn(measured, 1)
+    owner = _injection(snapshot, rule, true.layer)
+    sigma = float(wide(one.feedback[owner]).square().mean().sqrt())
+    error = wide(snapshot.error)
+    result = {}
+    for key, adjoint in diagnostic.adjoints(true, energies).items():
+        rows = wide(adjoint.reshape(adjoint.shape[0], -1))
+        result[key] = sigma * float((rows.T @ error.to(rows.device)).norm())
+    return result
+
+
+def _injection(snapshot: Snapshot, rule: DirectRule, layer: Layer) -> str:
+    """Return the layer under whose name the feedback of a layer's entry is drawn."""
+    owners = snapshot.capture.injection_layers(rule.granularity)
+    return next(o.name for o in owners if o.consumer == layer.consumer)

@@ -1,0 +1,124 @@
+"""What a diagnostic is, and the readings that it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from alignlab.recording.schema import Variable
+
+if TYPE_CHECKING:
+    from alignlab.snapshot import LayerView, Snapshot
+
+__all__ = [
+    "AlignmentDiagnostic",
+    "Comparison",
+    "Diagnostic",
+    "Key",
+    "Reading",
+    "SnapshotDiagnostic",
+    "Value",
+    "Variable",
+]
+
+Value = Tensor | np.ndarray | float | str
+Key = tuple[str, str]
+"""Name of a variable and site ("" where it has none)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number, text or vector of a recording and where in it it belongs.
+
+    Attributes:
+        name: Variable, or companion of an alignment.
+        value: A scalar, a text, or a vector along the variable's last dimension.
+        rule: Label of the rule; empty where the variable has none.
+        layer: Name of the layer; empty where the variable has none.
+        site: Site; empty where the variable has none.
+    """
+
+    name: str
+    value: Value
+    rule: str = ""
+    layer: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One statistic of an approximate signal against the true one.
+
+    Attributes:
+        value: The statistic, scalar; NaN where it is undefined.
+        energy: Squared norm of what was compared: a scalar, or one per sample. Its spread
+            over redraws tells whether a first-order chance level may be used.
+        undefined: How many samples had no direction, scalar.
+    """
+
+    value: Tensor
+    energy: Tensor
+    undefined: Tensor
+
+
+class Diagnostic(ABC):
+    """Named, dimensioned numbers of one probing.
+
+    Attributes:
+        variables: What it records.
+        cost: About how many training steps it takes, per rule.
+    """
+
+    variables: ClassVar[tuple[Variable, ...]]
+    cost: ClassVar[float]
+
+
+class AlignmentDiagnostic(Diagnostic):
+    """Compares true and approximate signals layer by layer; its chance level is made for it.
+
+    Attributes:
+        max_draws: Most redraws that its chance level is worth.
+    """
+
+    max_draws: ClassVar[int] = 1_000_000
+
+    @abstractmethod
+    def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
+        """Return the alignments of one layer.
+
+        Args:
+            true: The layer under backpropagation.
+            approximate: The layer under the rule, or under a redraw of its feedback.
+        """
+
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+        r"""Return, where they exist, tensors T with statistic = <E B^T, T> to first order.
+
+        Args:
+            true: The layer under backpropagation.
+            energies: Mean energy over redraws, by statistic.
+
+        Returns:
+            T in the shape of the entry with its samples, by statistic; the statistics
+            that are left out have no closed form.
+        """
+        del true, energies
+        return {}
+
+    def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
+        """Yield what is recorded beside the alignments, without rule and layer."""
+        del true, approximate
+        yield from ()
+
+
+class SnapshotDiagnostic(Diagnostic):
+    """Reads a whole snapshot."""
+
+    @abstractmethod
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
+        """Yield the readings of a snapshot."""

@@ -1,0 +1,103 @@
+"""Direct feedback below and above each layer, and the linear path to the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignlab.kernels.cosines import wide
+from alignlab.kernels.layers import transposed
+
+if TYPE_CHECKING:
+    from alignlab.sites import Layer
+    from alignlab.snapshot import Snapshot
+
+__all__ = ["Pair", "direct_pairs", "error_space", "path"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer between two feedback matrices.
+
+    Attributes:
+        layer: The layer.
+        below: Feedback at its input, one input per error, shape ``(n_errors, *input_shape)``.
+        above: Feedback at its entry in the shape of its output,
+            ``(n_errors, *shape)``; None for the output layer.
+    """
+
+    layer: Layer
+    below: Tensor
+    above: Tensor | None
+
+
+def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> Iterator[Pair]:
+    """Yield the layers that have feedback on both sides, of the sizes of their weights.
+
+    A layer whose output is pooled before the entry has no feedback of its own size and
+    is left out, as is the first layer, which has none below.
+    """
+    at_input = {
+        layer.consumer: feedback[layer.name] for layer in snapshot.hidden if layer.name in feedback
+    }
+    for layer in snapshot.layers:
+        below = at_input.get(layer.name)
+        if below is None:
+            continue
+        if layer.is_output:
+            yield Pair(layer, below, None)
+        elif layer.name in feedback and layer.entry_width == layer.width:
+            above = feedback[layer.name]
+            yield Pair(layer, below, above.reshape(above.shape[0], *layer.shape))
+
+
+def error_space(errors: Tensor) -> Tensor:
+    """Return an orthonormal basis of the directions that the errors occupy.
+
+    Args:
+        errors: Shape ``(n_samples, n_errors)``.
+
+    Returns:
+        Shape ``(n_errors, r)``, float64: eigenvectors of E^T E whose eigenvalue exceeds
+        1e-6 of the largest. For a softmax r is at most ``n_errors - 1``.
+    """
+    matrix = wide(errors)
+    matrix = matrix / matrix.abs().amax()
+    values, vectors = torch.linalg.eigh(matrix.T @ matrix)
+    return vectors[:, values > 1e-6 * values.amax()].flip(1)
+
+
+def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:
+    """Return the product of the forward weights from a layer's entry to the output.
+
+    Args:
+        snapshot: The probing.
+        layer: Any hidden layer.
+
+    Returns:
+        Shape ``(n_errors, entry_width)``, float64: row c is what a unit error of output c
+        becomes at the entry without nonlinearities; None where sizes change on the way.
+    """
+    by_name = {each.name: each for each in snapshot.layers}
+    chain = []
+    current = layer
+    while not current.is_output:
+        if current is not layer and current.width != current.entry_width:
+            return None
+        current = by_name[current.consumer]
+        chain.append(current)
+    n = snapshot.capture.n_errors
+    signal = torch.eye(n, dtype=torch.float64, device=snapshot.error.device)
+    weights = snapshot.capture.module_weights()
+    for each in reversed(chain):
+        shape = torch.Size((n, *snapshot.capture.input_of(each).shape[1:]))
+        signal = signal.reshape(n, *each.shape)
+        module = snapshot.capture.module_of(each)
+        signal = transposed(module, signal, wide(weights[each.module]), shape)
+    assert prod(signal.shape[1:]) == layer.entry_width
+    return signal.reshape(n, -1)

@@ -1,0 +1,70 @@
+"""From readings to the arrays of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from alignlab.diagnostics._base import Reading, Variable
+from alignlab.recording.schema import companions
+from alignlab.sites import SITES
+
+__all__ = ["arrays"]
+
+
+def arrays(
+    readings: Iterable[Reading],
+    variables: Sequence[Variable],
+    *,
+    rules: Sequence[str],
+    layers: Sequence[str],
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return dimensions and values of every variable that was read, missing ones as NaN or "".
+
+    Args:
+        readings: In any order.
+        variables: Declarations of the readings' variables; companions are added.
+        rules: Labels of the rules.
+        layers: Names of the layers.
+
+    Returns:
+        Name to (dimensions without ``step``, array); vectors are padded with NaN.
+    """
+    declared = {v.name: v for variable in variables for v in (variable, *companions(variable))}
+    labels: Mapping[str, Sequence[str]] = {"rule": rules, "layer": layers, "site": SITES}
+    by_name: dict[str, list[Reading]] = {}
+    for reading in readings:
+        by_name.setdefault(reading.name, []).append(reading)
+    return {
+        name: (declared[name].dims, _array(declared[name], found, labels))
+        for name, found in by_name.items()
+    }
+
+
+def _array(
+    variable: Variable, readings: Sequence[Reading], labels: Mapping[str, Sequence[str]]
+) -> np.ndarray:
+    values = [_plain(reading.value) for reading in readings]
+    named = [dim for dim in variable.dims if dim in labels]
+    shape = [len(labels[dim]) for dim in named]
+    if len(named) < len(variable.dims):
+        shape.append(max(np.size(value) for value in values))
+    text = variable.dtype == "string"
+    array = np.full(shape, "" if text else np.nan, dtype=object if text else float)
+    for reading, value in zip(readings, values, strict=True):
+        place = tuple(labels[dim].index(getattr(reading, dim)) for dim in named)
+        if len(named) < len(variable.dims):
+            array[(*place, slice(0, np.size(value)))] = value
+        else:
+            array[place] = value
+    return array
+
+
+def _plain(value: Tensor | np.ndarray | float | str) -> np.ndarray | float | str:
+    if isinstance(value, Tensor):
+        value = value.detach().double().cpu().numpy()
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return float(value)
+    return value

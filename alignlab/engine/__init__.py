@@ -1,0 +1,1 @@
+"""The engine: one forward pass, true and approximate gradients, nothing touched."""

@@ -1,0 +1,170 @@
+"""Forward hooks on the measured modules, which keep gradient edges and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from alignlab.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from alignlab.engine.swap import WeightSwap
+
+__all__ = ["MEASURED", "Attachment", "Call", "measured_modules"]
+
+MEASURED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Modules that are layers: their calls are measured."""
+
+OPAQUE = (
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.Bilinear,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+"""Modules with weights inside that no site of this version can see."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a measured module.
+
+    Attributes:
+        name: Qualified module name, with ``@k`` for the k-th call.
+        module_name: Qualified module name.
+        module: The module.
+        output_edge: Where the gradient of the pre-activation is read.
+        output_shape: Shape of the output.
+        input: The input, detached.
+        input_edge: Where the gradient of the input is read; None where it has none.
+        weight_seen: Whether autograd saved the weight through the exchange.
+    """
+
+    name: str
+    module_name: str
+    module: nn.Module
+    output_edge: GradientEdge
+    output_shape: tuple[int, ...]
+    input: Tensor
+    input_edge: GradientEdge | None
+    weight_seen: bool
+
+
+def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules whose calls are layers, by qualified name.
+
+    Raises:
+        MeasurementError: The model has none, or has modules whose weights cannot be seen.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, MEASURED)}
+    opaque = {name: m for name, m in model.named_modules() if isinstance(m, OPAQUE)}
+    if opaque:
+        name, module = next(iter(opaque.items()))
+        msg = (
+            f"The module {name!r} ({type(module).__name__}) holds weights that this version "
+            "does not measure; it measures Linear and Conv1d/2d/3d. Give a model whose weights "
+            "are in such modules (--plain-model)."
+        )
+        raise MeasurementError(msg)
+    inside = [name for name in found if any(name.startswith(f"{o}.") for o in opaque)]
+    found = {name: m for name, m in found.items() if name not in inside}
+    if not found:
+        msg = (
+            f"{type(model).__name__} has no Linear and no Conv1d/2d/3d module, so there is "
+            "nothing to measure; give the model that holds the layers."
+        )
+        raise MeasurementError(msg)
+    return found
+
+
+class Attachment:
+    """Hooks on every measured module for the length of one forward pass."""
+
+    def __init__(self, model: nn.Module, swap: WeightSwap) -> None:
+        """Prepare; hooks are placed on entering the context."""
+        self.calls: list[Call] = []
+        self.without_gradient: list[str] = []
+        self._modules = measured_modules(model)
+        self._swap = swap
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._open: list[tuple[str, Tensor, GradientEdge | None, int]] = []
+        self._count: dict[str, int] = {}
+
+    def __enter__(self) -> Attachment:
+        """Place the hooks."""
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_pre_hook(self._before(name)))
+            self._handles.append(module.register_forward_hook(self._after(name)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._open.clear()
+
+    def _before(self, name: str) -> Any:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if _is_recomputation() or not torch.is_grad_enabled():
+                return
+            if not arguments or not isinstance(arguments[0], Tensor):
+                msg = f"The module {name!r} was called without a tensor as its first argument."
+                raise MeasurementError(msg)
+            x = arguments[0]
+            edge = get_gradient_edge(x) if x.requires_grad else None
+            owner = self._swap.owner(_weight(module)) or name
+            self._open.append((name, x.detach(), edge, self._swap.packed[owner]))
+
+        return hook
+
+    def _after(self, name: str) -> Any:
+        def hook(module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:
+            if _is_recomputation() or not torch.is_grad_enabled():
+                return None
+            _, x, edge, before = self._open.pop()
+            if not output.requires_grad:
+                self.without_gradient.append(name)
+                return None
+            fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
+            out = output if fixed is None else fixed
+            owner = self._swap.owner(_weight(module)) or name
+            count = self._count[name] = self._count.get(name, 0) + 1
+            self.calls.append(
+                Call(
+                    name=name if count == 1 else f"{name}@{count}",
+                    module_name=name,
+                    module=module,
+                    output_edge=get_gradient_edge(out),
+                    output_shape=tuple(out.shape),
+                    input=x,
+                    input_edge=edge,
+                    weight_seen=edge is None or self._swap.packed[owner] > before,
+                )
+            )
+            return fixed
+
+        return hook
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _is_recomputation() -> bool:
+    """Whether a backward pass is running: activation checkpointing recomputes in it."""
+    return bool(torch._C._current_graph_task_id() != -1)

@@ -1,0 +1,121 @@
+"""Which entry belongs to which layer: walks over the autograd graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from alignlab.errors import MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from alignlab.engine.attach import Call
+
+__all__ = ["Segment", "leaves_between", "reachable_calls", "refuse_custom_backwards", "segments"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The stretch between one entry and the layers whose output flows into it.
+
+    Attributes:
+        consumer: Index of the call whose input is the entry.
+        members: Indices of the calls whose entry it is, in call order.
+    """
+
+    consumer: int
+    members: tuple[int, ...]
+
+
+def segments(calls: Sequence[Call]) -> list[Segment]:
+    """Pair every layer with the first measured input that its output can reach.
+
+    Calls run in topological order, so on no path from a layer to that input lies another
+    measured layer.
+
+    Args:
+        calls: Calls in order.
+
+    Returns:
+        Segments in order of their consumers; layers that reach none are outputs.
+    """
+    found: list[Segment] = []
+    paired: set[int] = set()
+    for index, call in enumerate(calls):
+        if call.input_edge is None:
+            continue
+        reached = reachable_calls(call.input_edge.node, calls[:index])
+        members = tuple(sorted(set(reached) - paired))
+        paired.update(members)
+        if members:
+            found.append(Segment(index, members))
+    return found
+
+
+def reachable_calls(start: Any, calls: Sequence[Call]) -> list[int]:
+    """Return the calls whose output lies upstream of a node, nearest ones only.
+
+    Args:
+        start: Autograd node of a tensor.
+        calls: Calls that may lie upstream.
+
+    Returns:
+        Indices of the calls at which the walk ended.
+    """
+    ends = {call.output_edge.node: index for index, call in enumerate(calls)}
+    return [ends[node] for node in _walk(start, set(ends)) if node in ends]
+
+
+def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
+    """Return the leaf tensors that act between a node and the nodes where the walk stops.
+
+    Args:
+        start: Autograd node of the entry.
+        stops: Nodes of the pre-activations and entries below it.
+
+    Returns:
+        Leaves with gradients, such as the scale of a normalisation, each once.
+    """
+    blocked = set(stops)
+    return [
+        node.variable
+        for node in _walk(start, blocked)
+        if node not in blocked and hasattr(node, "variable")
+    ]
+
+
+def refuse_custom_backwards(start: Any) -> None:
+    """Refuse graphs with a backward written by hand: their gradient may not be the true one.
+
+    Args:
+        start: Autograd node of the loss.
+
+    Raises:
+        MeasurementError: Names the first such function.
+    """
+    for node in _walk(start, set()):
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            msg = (
+                f"The model runs the custom autograd function {name!r}, whose backward need not "
+                "be the true gradient; give an equal model without it (--plain-model SPEC)."
+            )
+            raise MeasurementError(msg)
+
+
+def _walk(start: Any, stops: set[Any]) -> Iterable[Any]:
+    seen = {start}
+    stack = [start]
+    while stack:
+        node = stack.pop()
+        yield node
+        if node in stops:
+            continue
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)

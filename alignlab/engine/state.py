@@ -1,0 +1,62 @@
+"""Everything that a forward pass may disturb, kept and put back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["State"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Random states and buffers at one moment.
+
+    Attributes:
+        buffers: Copies of the model's buffers by name.
+        torch_state: State of the host generator of torch.
+        device_states: States of the generators of the devices in use.
+        numpy_state: State of numpy's global generator.
+        python_state: State of Python's generator.
+    """
+
+    buffers: dict[str, Tensor]
+    torch_state: Tensor
+    device_states: dict[int, Tensor]
+    numpy_state: Any
+    python_state: Any
+
+    @classmethod
+    def of(cls, model: nn.Module) -> State:
+        """Return the present state, all tensors copied."""
+        devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+        return cls(
+            buffers={name: b.detach().clone() for name, b in model.named_buffers()},
+            torch_state=torch.get_rng_state(),
+            device_states={i: torch.cuda.get_rng_state(i) for i in devices if i is not None},
+            numpy_state=np.random.get_state(),  # noqa: NPY002
+            python_state=random.getstate(),
+        )
+
+    def restore_random(self) -> None:
+        """Put the random states back."""
+        torch.set_rng_state(self.torch_state)
+        for index, state in self.device_states.items():
+            torch.cuda.set_rng_state(state, index)
+        np.random.set_state(self.numpy_state)  # noqa: NPY002
+        random.setstate(self.python_state)
+
+    def restore(self, model: nn.Module) -> None:
+        """Put random states and buffers back."""
+        self.restore_random()
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if not torch.equal(buffer, self.buffers[name]):
+                    buffer.copy_(self.buffers[name])

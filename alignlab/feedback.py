@@ -1,0 +1,93 @@
+"""How feedback is drawn, named and proven to be the same."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignlab.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DISTRIBUTIONS", "ORIGINS", "digest", "generator", "unit_draw"]
+
+DISTRIBUTIONS = ("normal", "uniform", "orthogonal", "sign")
+"""Distributions of feedback entries; each has mean 0 and variance 1 before scaling."""
+
+ORIGINS = ("checkpoint", "replayed", "replayed, unverified", "drawn", "derived from weights")
+"""Where the feedback of a measured rule came from; it decides what can be said."""
+
+
+def generator(seed: int, *names: str) -> torch.Generator:
+    """Return a random stream of its own for a seed and a place in the network.
+
+    Streams depend on the names alone, so that adding a layer changes no other layer's
+    feedback; they live on the host, so that every device draws the same numbers.
+
+    Args:
+        seed: Any integer.
+        *names: What the stream is for, such as rule and layer.
+
+    Returns:
+        A generator on the host.
+    """
+    text = "\x1f".join((str(int(seed)), *names))
+    state = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(state)
+
+
+def unit_draw(
+    shape: tuple[int, ...], distribution: str, *, stream: torch.Generator
+) -> Tensor:
+    """Draw entries of mean 0 and variance 1.
+
+    Args:
+        shape: Shape of the tensor; ``orthogonal`` treats it as a matrix of its first
+            axis against the rest.
+        distribution: One of ``DISTRIBUTIONS``.
+        stream: Source of randomness.
+
+    Returns:
+        float32 tensor on the host. For ``orthogonal`` the rows (or the columns, where
+        there are fewer) are orthogonal and the mean square is 1.
+
+    Raises:
+        InputError: The distribution is not known.
+    """
+    if distribution == "normal":
+        return torch.randn(shape, generator=stream)
+    if distribution == "uniform":
+        return (2.0 * torch.rand(shape, generator=stream) - 1.0) * 3.0**0.5
+    if distribution == "sign":
+        return 2.0 * torch.randint(0, 2, shape, generator=stream).float() - 1.0
+    if distribution == "orthogonal":
+        matrix = torch.randn(shape, generator=stream).reshape(shape[0], -1)
+        rows, columns = matrix.shape
+        tall = matrix if rows >= columns else matrix.T
+        q, r = torch.linalg.qr(tall)
+        q = q * torch.sign(torch.diagonal(r))
+        q = q if rows >= columns else q.T
+        return (q * max(rows, columns) ** 0.5).reshape(shape)
+    msg = f"Unknown distribution {distribution!r}; known are {', '.join(DISTRIBUTIONS)}."
+    raise InputError(msg)
+
+
+def digest(feedback: Mapping[str, Tensor]) -> str:
+    """Return one hash of all feedback, by which two runs can prove that they shared it.
+
+    Args:
+        feedback: Tensors by layer name.
+
+    Returns:
+        SHA-256 over names, shapes and float32 values, hexadecimal.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(feedback):
+        tensor = feedback[name].detach().to("cpu", torch.float32).contiguous()
+        sha.update(f"{name}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.numpy().tobytes())
+    return sha.hexdigest()

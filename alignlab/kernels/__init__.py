@@ -1,0 +1,1 @@
+"""Tensor formulas: tensors in, tensors out, batch axes free."""

@@ -1,0 +1,112 @@
+"""Cosines, angles and shares of tensors, in float64, undefined where a norm vanishes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["angle", "cosine", "flat", "inner", "norm", "wide"]
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return the tensor in float64, on the host where the device has no float64.
+
+    Args:
+        tensor: Any floating tensor.
+
+    Returns:
+        The same values, float64.
+    """
+    if tensor.device.type == "mps":
+        tensor = tensor.cpu()
+    return tensor.double()
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """Return one row per sample.
+
+    Args:
+        tensor: Shape ``(n_samples, ...)``.
+
+    Returns:
+        Shape ``(n_samples, n)``.
+    """
+    return tensor.reshape(tensor.shape[0], -1)
+
+
+def inner(first: Tensor, second: Tensor) -> Tensor:
+    """Return inner products over the last axis, in float64.
+
+    Args:
+        first: Shape ``(..., n)``.
+        second: Shape ``(..., n)``.
+
+    Returns:
+        Shape ``(...)``, float64.
+    """
+    return (wide(first) * wide(second)).sum(-1)
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """Return Euclidean norms over the last axis, in float64.
+
+    Args:
+        tensor: Shape ``(..., n)``.
+
+    Returns:
+        Shape ``(...)``, float64.
+    """
+    return torch.linalg.vector_norm(wide(tensor), dim=-1)
+
+
+def cosine(first: Tensor, second: Tensor) -> Tensor:
+    r"""Return the cosine over the last axis, :math:`\langle a,b\rangle/(\|a\|\|b\|)`.
+
+    Norms are divided out one after the other and in float64, so that gradients of any
+    size that float32 can hold give the right number; nothing is clamped.
+
+    Args:
+        first: Shape ``(..., n)``.
+        second: Shape ``(..., n)``.
+
+    Returns:
+        Dimensionless, in [-1, 1], shape ``(...)``, float64; NaN where either is zero or
+        not finite.
+
+    Example:
+        >>> cosine(torch.tensor([1e-25, 0.0]), torch.tensor([3e-25, 4e-25])).item()
+        0.6
+        >>> cosine(torch.zeros(2), torch.ones(2)).item()
+        nan
+    """
+    first, second = wide(first), wide(second)
+    unit = first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+    other = second / torch.linalg.vector_norm(second, dim=-1, keepdim=True)
+    return (unit * other).sum(-1).clamp(-1.0, 1.0)
+
+
+def angle(first: Tensor, second: Tensor) -> Tensor:
+    r"""Return the angle over the last axis, :math:`2\,\mathrm{atan2}(\|u-v\|, \|u+v\|)`.
+
+    Here u and v are the unit vectors; accurate for angles near 0 and 180 degrees, where
+    the inverse cosine of a rounded cosine is not.
+
+    Source: Kahan 2006, "How futile are mindless assessments of roundoff".
+
+    Args:
+        first: Shape ``(..., n)``.
+        second: Shape ``(..., n)``.
+
+    Returns:
+        Degrees, in [0, 180], shape ``(...)``, float64; NaN where either is zero.
+
+    Example:
+        >>> angle(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])).item()
+        90.0
+    """
+    first, second = wide(first), wide(second)
+    unit = first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+    other = second / torch.linalg.vector_norm(second, dim=-1, keepdim=True)
+    apart = torch.linalg.vector_norm(unit - other, dim=-1)
+    together = torch.linalg.vector_norm(unit + other, dim=-1)
+    return torch.rad2deg(2.0 * torch.atan2(apart, together))

@@ -1,0 +1,95 @@
+"""The linear map of a layer, with any weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["linear_part", "operator_energy", "tap_counts", "transposed"]
+
+_CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+def linear_part(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """Apply a layer's linear map with another weight and without its bias.
+
+    Args:
+        module: Linear or convolution.
+        x: Input of the layer, shape ``(n_samples, ...)``.
+        weight: Shaped like the module's weight.
+
+    Returns:
+        What the layer would put out, shape ``(n_samples, ...)``.
+    """
+    if isinstance(module, nn.Linear):
+        return functional.linear(x, weight.to(x))
+    assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    padding: object = module.padding
+    if module.padding_mode != "zeros":
+        mode = module.padding_mode
+        x = functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+        padding = 0
+    convolution = _CONVOLUTIONS[len(module.kernel_size)]
+    return convolution(
+        x,
+        weight.to(x),
+        None,
+        module.stride,
+        padding,  # type: ignore[arg-type]
+        module.dilation,
+        module.groups,
+    )
+
+
+def transposed(module: nn.Module, signal: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
+    """Apply the transpose of a layer's linear map.
+
+    Args:
+        module: Linear or convolution.
+        signal: Gradient at the layer's output, shape ``(n_samples, ...)``.
+        weight: Shaped like the module's weight.
+        shape: Shape of the layer's input with ``n_samples``.
+
+    Returns:
+        Gradient at the layer's input.
+    """
+    with torch.enable_grad():
+        x = torch.zeros(shape, dtype=signal.dtype, device=signal.device, requires_grad=True)
+        y = linear_part(module, x, weight.to(signal))
+        return torch.autograd.grad(y, x, signal.reshape(y.shape))[0]
+
+
+def tap_counts(module: nn.Module, shape: torch.Size) -> Tensor:
+    """Return at how many places each weight entry acts in the unrolled matrix.
+
+    Args:
+        module: Linear or convolution.
+        shape: Shape of one input.
+
+    Returns:
+        Shaped like the weight; 1 for a linear layer, at most the number of output
+        positions for a convolution (fewer where the tap lies in the padding).
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    with torch.enable_grad():
+        probe = torch.zeros_like(weight, dtype=torch.float64).requires_grad_()
+        ones = torch.ones((1, *shape), dtype=torch.float64, device=weight.device)
+        output = linear_part(module, ones, probe)
+        (counts,) = torch.autograd.grad(output.sum(), probe)
+    return counts
+
+
+def operator_energy(module: nn.Module, weight: Tensor, shape: torch.Size) -> Tensor:
+    """Return the squared Frobenius norm of a layer's unrolled matrix.
+
+    Args:
+        module: Linear or convolution with zero padding.
+        weight: Shaped like the module's weight.
+        shape: Shape of one input.
+
+    Returns:
+        Scalar, float64.
+    """
+    return (tap_counts(module, shape) * weight.double().square()).sum()

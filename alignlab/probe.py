@@ -1,0 +1,205 @@
+"""The probe: runs reference and rules over one forward pass and measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from alignlab.diagnostics._alignments import alignments
+from alignlab.diagnostics._base import (
+    AlignmentDiagnostic,
+    Diagnostic,
+    Reading,
+    SnapshotDiagnostic,
+    Variable,
+)
+from alignlab.diagnostics._readings import arrays
+from alignlab.engine.capture import Capture, Loss
+from alignlab.errors import InputError
+from alignlab.plugins import load, names
+from alignlab.recording.assembly import assemble
+from alignlab.rules._base import Rule
+from alignlab.snapshot import MeasuredRule, Snapshot, fresh_feedback, halves, run_rule
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from torch import nn
+
+    from alignlab.sites import Layer
+
+__all__ = ["Probe"]
+
+ORIGIN = Variable(
+    "feedback_origin", ("rule",), "Where the feedback came from", units="", dtype="string",
+    per_step=False,
+)
+
+
+@final
+class Probe:
+    """Measures how good the gradient of a rule is, and leaves the model as it was.
+
+    Args:
+        model: Any module whose weights are in Linear and Conv1d/2d/3d modules; it is
+            measured in the mode that it is in.
+        loss_function: Takes output and targets, returns a scalar.
+        rules: Rules, measured with the feedback that their own seed draws, or
+            ``MeasuredRule`` objects, which hold the feedback and say where it is from.
+        diagnostics: Names of diagnostics; None for all.
+        draws: Redraws of feedback for each chance level; at least 32.
+        seed: Seed of everything that the probe draws for itself.
+
+    Example:
+        >>> from alignlab.rules import DFA
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+        ... )
+        >>> loss = torch.nn.functional.cross_entropy
+        >>> with Probe(net, loss, rules=[DFA(seed=0)], diagnostics=["error-signal"], draws=32) as p:
+        ...     recording = p.measure(torch.randn(20, 4), torch.arange(20) % 3)
+        >>> round(float(recording["cosine_error_signal"].sel(layer="2", site="preactivation")), 6)
+        1.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_function: Loss,
+        *,
+        rules: Sequence[Rule | MeasuredRule] = (),
+        diagnostics: Sequence[str] | None = None,
+        draws: int = 200,
+        seed: int = 0,
+        progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
+    ) -> None:
+        """Choose what is measured; nothing is attached yet."""
+        if draws < 32:
+            msg = f"{draws} redraws give no chance level; ask for at least 32 (200 is the default)."
+            raise InputError(msg)
+        self._model = model
+        self._loss_function = loss_function
+        self._rules = tuple(rules)
+        self._names = tuple(names("alignlab.diagnostics") if diagnostics is None else diagnostics)
+        self._draws = draws
+        self._seed = seed
+        self._progress = progress
+
+    def __enter__(self) -> Probe:
+        """Return the probe."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind; each measurement has already cleaned up after itself."""
+
+    def measure(self, x: Any, y: Any) -> xr.Dataset:
+        """Measure on one batch with a forward and backward pass of the probe's own.
+
+        Args:
+            x: Batch, first axis samples.
+            y: Targets.
+
+        Returns:
+            A recording of one step.
+
+        Raises:
+            MeasurementError: The model cannot be measured truthfully; says why.
+        """
+        diagnostics = [_diagnostic(name) for name in self._names]
+        capture = Capture(self._model, self._loss_function, x, y)
+        try:
+            snapshot = self._snapshot(capture, x, y)
+            found = list(_measured(snapshot, diagnostics))
+            return _recording(snapshot, diagnostics, found, self._model)
+        finally:
+            capture.close()
+            capture.state.restore(self._model)
+
+    def _snapshot(self, capture: Capture, x: Any, y: Any) -> Snapshot:
+        true = capture.reference(parameters=True)
+        measured = tuple(
+            rule if isinstance(rule, MeasuredRule) else _with_own_feedback(capture, rule)
+            for rule in self._rules
+        )
+        labels = [each.label for each in measured]
+        if len(set(labels)) < len(labels):
+            msg = f"The rules {', '.join(labels)} have the same name twice; give each its own label."
+            raise InputError(msg)
+        return Snapshot(
+            capture=capture,
+            loss_function=self._loss_function,
+            x=x,
+            y=y,
+            true=true,
+            passes={m.label: run_rule(capture, m, true, parameters=True) for m in measured},
+            rules=measured,
+            fold=halves(capture.n_samples, seed=self._seed),
+            seed=self._seed,
+            draws=self._draws,
+            progress=self._progress,
+        )
+
+
+def _with_own_feedback(capture: Capture, rule: Rule) -> MeasuredRule:
+    feedback = fresh_feedback(capture, rule, seed=getattr(rule, "seed", 0))
+    origin = "replayed, unverified" if rule.has_random_feedback else "derived from weights"
+    return MeasuredRule(rule, feedback, origin)
+
+
+def _diagnostic(name: str) -> Diagnostic:
+    found = load("alignlab.diagnostics", name)
+    assert isinstance(found, type)
+    assert issubclass(found, Diagnostic)
+    return found()
+
+
+def _measured(snapshot: Snapshot, diagnostics: Sequence[Diagnostic]) -> Iterator[Reading]:
+    compared = [d for d in diagnostics if isinstance(d, AlignmentDiagnostic)]
+    yield from alignments(snapshot, compared)
+    for diagnostic in diagnostics:
+        if isinstance(diagnostic, SnapshotDiagnostic):
+            yield from diagnostic.measure(snapshot)
+    for measured in snapshot.rules:
+        yield Reading("feedback_origin", measured.origin, measured.label)
+
+
+def _recording(
+    snapshot: Snapshot,
+    diagnostics: Sequence[Diagnostic],
+    found: Sequence[Reading],
+    model: nn.Module,
+) -> xr.Dataset:
+    variables = [ORIGIN, *(v for diagnostic in diagnostics for v in diagnostic.variables)]
+    rules = [measured.label for measured in snapshot.rules]
+    layers = [layer.name for layer in snapshot.layers]
+    return assemble(
+        arrays(found, variables, rules=rules, layers=layers),
+        variables,
+        coords={"rule": rules, "site": ["entry", "preactivation"]} | _of_layers(snapshot.layers),
+        attrs={
+            "alignlab_version": version("alignlab"),
+            "torch_version": torch.__version__,
+            "recording_kind": "probe",
+            "model": type(model).__name__,
+            "mode": "train" if model.training else "eval",
+            "device": str(snapshot.error.device),
+            "dtype": str(snapshot.error.dtype).removeprefix("torch."),
+            "n_samples": snapshot.capture.n_samples,
+            "n_errors": snapshot.capture.n_errors,
+            "seed": snapshot.seed,
+            "draws": snapshot.draws,
+        },
+    )
+
+
+def _of_layers(layers: Sequence[Layer]) -> dict[str, Any]:
+    coords: dict[str, Any] = {"layer": [layer.name for layer in layers]}
+    coords["layer_kind"] = ("layer", [layer.kind for layer in layers])
+    for name in ("depth", "width", "entry_width", "channels", "positions", "fan_in"):
+        coords[name] = ("layer", [getattr(layer, name) for layer in layers])
+    coords["n_parameters"] = ("layer", [layer.n_parameters for layer in layers])
+    coords["is_output"] = ("layer", [layer.is_output for layer in layers])
+    coords["consumer"] = ("layer", [layer.consumer for layer in layers])
+    return coords

@@ -1,0 +1,225 @@
+"""What one probing holds: the true signals, and those of every rule, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, final
+
+import torch
+from torch import Tensor
+
+from alignlab.feedback import ORIGINS
+from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
+from alignlab.sites import ENTRY, SITES, Layer
+
+if TYPE_CHECKING:
+    from alignlab.engine.capture import BackwardPass, Capture, Loss
+
+__all__ = ["LayerView", "MeasuredRule", "Snapshot"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class MeasuredRule:
+    """A rule together with the feedback that it is measured with.
+
+    Attributes:
+        rule: The rule; its options also say how feedback is drawn again for the null.
+        feedback: For a direct rule, feedback by layer name; for a rule that replaces
+            weights, backward weights by module name.
+        origin: Where the feedback came from, one of ``feedback.ORIGINS``.
+        label: Name in the recording.
+    """
+
+    rule: Rule
+    feedback: Mapping[str, Tensor]
+    origin: str
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        """Name the rule after its options unless a label is given."""
+        assert self.origin in ORIGINS
+        if not self.label:
+            object.__setattr__(self, "label", self.rule.label)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the feedback is not the one that the model was trained with."""
+        return self.origin == "drawn"
+
+
+@final
+class LayerView:
+    """One layer's signals under one rule, with what follows from them.
+
+    Attributes:
+        layer: The layer.
+        entry: dL/dh, shape ``(n_samples, *entry_shape)``; None for the output layer.
+        preactivation: dL/da, shape ``(n_samples, *shape)``.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        layer: Layer,
+        signals: tuple[Tensor | None, Tensor],
+        *,
+        fold: Tensor,
+    ) -> None:
+        """Hold a layer's two signals; ``fold`` marks the samples of the first half."""
+        self.layer: Final = layer
+        self.capture: Final = capture
+        self.entry, self.preactivation = signals
+        self._fold = fold
+
+    def site(self, name: str) -> Tensor | None:
+        """Return the signal at a site, one row per sample, or None where there is none."""
+        signal = self.entry if name == ENTRY else self.preactivation
+        return None if signal is None else signal.reshape(signal.shape[0], -1)
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of weight and bias, summed over the samples."""
+        return self.capture.weight_gradient(self.layer, self.preactivation)
+
+    @cached_property
+    def weight_halves(self) -> tuple[Tensor, Tensor] | None:
+        """Weight gradients of two disjoint halves of the samples."""
+        whole = self.gradients[0]
+        if whole is None:
+            return None
+        mask = self._fold.reshape(-1, *(1 for _ in self.layer.shape)).to(self.preactivation)
+        first, _ = self.capture.weight_gradient(self.layer, self.preactivation * mask)
+        assert first is not None
+        return first, whole - first
+
+
+@final
+@dataclass(frozen=True)
+class Snapshot:
+    """One probing: a captured forward pass, the reference and the rules.
+
+    Attributes:
+        capture: The forward pass, its graph held open.
+        loss_function: The loss, to evaluate it again.
+        x: The batch.
+        y: The targets.
+        true: The reference backward pass, with parameter gradients.
+        passes: Backward pass by rule label, with parameter gradients.
+        rules: The measured rules.
+        fold: Samples of the first half, boolean.
+        seed: Seed of everything that diagnostics draw.
+        draws: Redraws of feedback for each chance level.
+        progress: Called with what is being done, how much is done and how much there is.
+    """
+
+    capture: Capture
+    loss_function: Loss
+    x: Any
+    y: Any
+    true: BackwardPass
+    passes: Mapping[str, BackwardPass]
+    rules: tuple[MeasuredRule, ...]
+    fold: Tensor
+    seed: int
+    draws: int
+    progress: Progress = field(default=lambda _label, _done, _total: None)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All measured layers in call order."""
+        return self.capture.layers
+
+    @property
+    def hidden(self) -> tuple[Layer, ...]:
+        """Measured layers but the output, whose gradient is exact by construction."""
+        return tuple(layer for layer in self.layers if not layer.is_output)
+
+    @property
+    def error(self) -> Tensor:
+        """The error e = dL/da at the output, one row per sample, shape ``(n_samples, n)``."""
+        signal = self.true.preactivation[self.capture.output_layer.name]
+        return signal.reshape(signal.shape[0], -1)
+
+    def view(self, layer: Layer, backward: BackwardPass) -> LayerView:
+        """Return a layer under a backward pass."""
+        signals = (backward.entry.get(layer.name), backward.preactivation[layer.name])
+        return LayerView(self.capture, layer, signals, fold=self.fold)
+
+    def sites(self, layer: Layer) -> tuple[str, ...]:
+        """Return the sites that a layer has: both, or the pre-activation of the output."""
+        return SITES[1:] if layer.is_output else SITES
+
+    def redrawn(self, measured: MeasuredRule, count: int) -> Iterator[MeasuredRule]:
+        """Yield the rule with fresh feedback, ``count`` times, from streams of their own."""
+        for number in range(count):
+            feedback = fresh_feedback(
+                self.capture, measured.rule, seed=-1 - number - 1_000_003 * self.seed
+            )
+            yield MeasuredRule(measured.rule, feedback, "drawn", measured.label)
+
+    def run(self, measured: MeasuredRule, *, parameters: bool = False) -> BackwardPass:
+        """Run the backward pass of a rule with given feedback."""
+        return run_rule(self.capture, measured, self.true, parameters=parameters)
+
+
+def fresh_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, Tensor]:
+    """Draw a rule's feedback for a captured model.
+
+    Args:
+        capture: The captured forward pass.
+        rule: Any rule.
+        seed: Seed of the draw.
+
+    Returns:
+        Feedback by layer (direct rules) or module (rules that replace weights).
+    """
+    if isinstance(rule, DirectRule):
+        layers = capture.injection_layers(rule.granularity)
+        return rule.draw(layers, capture.n_errors, seed=seed)
+    assert isinstance(rule, ReplacedWeightRule)
+    return rule.backward_weights(capture.module_weights(), seed=seed)
+
+
+def run_rule(
+    capture: Capture,
+    measured: MeasuredRule,
+    true: BackwardPass,
+    *,
+    parameters: bool = False,
+) -> BackwardPass:
+    """Run the backward pass of a rule on a captured forward pass.
+
+    Args:
+        capture: The captured forward pass.
+        measured: The rule and its feedback.
+        true: The reference, from which the error at the output is read.
+        parameters: Whether the gradients of the parameters are wanted too.
+    """
+    if isinstance(measured.rule, DirectRule):
+        return capture.direct(
+            measured.feedback,
+            error=true.preactivation[capture.output_layer.name],
+            granularity=measured.rule.granularity,
+            parameters=parameters,
+        )
+    return capture.replaced(measured.feedback, parameters=parameters)
+
+
+def halves(n_samples: int, *, seed: int) -> Tensor:
+    """Return a random half of the samples.
+
+    Args:
+        n_samples: Size of the batch.
+        seed: Seed of the choice.
+
+    Returns:
+        Boolean, shape ``(n_samples,)``, on the host; ``n_samples // 2`` are true.
+    """
+    order = torch.randperm(n_samples, generator=torch.Generator().manual_seed(seed))
+    fold = torch.zeros(n_samples, dtype=torch.bool)
+    fold[order[: n_samples // 2]] = True
+    return fold
