@@ -21,10 +21,10 @@ demo: $(VENV)/.package  ## analyse the packaged checkpoints; ends with the path 
 	$(BIN)/alignlab demo
 
 test: $(VENV)/.peers  ## run the tests and the doctests
-	$(BIN)/pytest -n $(WORKERS) -q
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 8 -q
 
 test-all: $(VENV)/.peers  ## the tests that take minutes too
-	$(BIN)/pytest -n $(WORKERS) -q -m "slow or not slow"
+	$(BIN)/pytest -n $(WORKERS) --maxprocesses 8 -q -m "slow or not slow"
 
 lint: $(VENV)/.dev  ## style, types and who imports whom
 	$(BIN)/ruff check .
@@ -45,6 +45,7 @@ clean:  ## remove the environment and whatever was built
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("alignlab needs Python 3.11 or later, this is " + sys.version.split()[0] + "; name one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
