@@ -29,6 +29,7 @@ __all__ = [
     "Variable",
     "companions",
     "migrate",
+    "require_known_version",
 ]
 
 SCHEMA_VERSION = 1
@@ -200,29 +201,44 @@ COORDINATES: Mapping[str, Variable] = {
 _MIGRATIONS: dict[int, Callable[[xr.Dataset], xr.Dataset]] = {}
 
 
-def migrate(ds: xr.Dataset) -> xr.Dataset:
-    """Return the recording in today's schema.
+def require_known_version(ds: xr.Dataset) -> int:
+    """Return the schema version of a recording, or refuse one that this alignlab cannot know.
 
     Args:
-        ds: A recording of any schema version.
+        ds: What may be a recording.
 
     Returns:
-        The same recording where it is of today's version, else a migrated copy.
+        A version from 1 to :data:`SCHEMA_VERSION`.
 
     Raises:
         RecordingError: The version is missing, is no whole number, or is newer than this alignlab.
     """
     version = ds.attrs.get("alignlab_schema")
     if isinstance(version, bool) or not isinstance(version, (int, np.integer)) or version < 1:
-        message = f"This is no recording of alignlab: its attribute alignlab_schema is {version!r}."
+        message = f"this is no recording of alignlab: its attribute alignlab_schema is {version!r}."
         raise RecordingError(message)
     if version > SCHEMA_VERSION:
         message = (
-            f"The recording has schema {version}, written by alignlab "
+            f"the recording has schema {version}, written by alignlab "
             f"{ds.attrs.get('alignlab_version', 'of a later version')}; this alignlab reads up to "
             f"schema {SCHEMA_VERSION}. Update it with: pip install -U alignlab"
         )
         raise RecordingError(message)
-    for older in range(int(version), SCHEMA_VERSION):
+    return int(version)
+
+
+def migrate(ds: xr.Dataset) -> xr.Dataset:
+    """Return the recording in today's schema.
+
+    Args:
+        ds: A recording of any known schema version.
+
+    Returns:
+        The same object where it is of today's version, else a migrated copy.
+
+    Raises:
+        RecordingError: As :func:`require_known_version`.
+    """
+    for older in range(require_known_version(ds), SCHEMA_VERSION):
         ds = _MIGRATIONS[older](ds)
     return ds

@@ -15,7 +15,7 @@ from alignlab.errors import AlignlabError, MissingError, RecordingError
 from alignlab.recording.encoding import decoded, encoded
 from alignlab.recording.foreign import require_plain_hdf5, require_plain_zarr
 from alignlab.recording.replacement import check, replacing, set_aside
-from alignlab.recording.schema import migrate
+from alignlab.recording.schema import migrate, require_known_version
 from alignlab.recording.validation import validate
 
 __all__ = ["check", "load", "load_tensors", "save"]
@@ -100,7 +100,7 @@ def load_tensors(path: str | Path) -> dict[str, xr.Dataset]:
         RecordingError: It is something else or is damaged.
     """
     path = _existing(path)
-    migrate(_read(path, group=None))
+    _read(path, group=None)
     return {_layer(group): _read(path, group=group) for group in _groups(path)}
 
 
@@ -172,13 +172,13 @@ def _read(path: Path, group: str | None) -> xr.Dataset:
             path, engine=engine, group=_inside(group), decode_times=False, **options
         ) as ds:
             if group is None:
-                migrate(ds)
+                require_known_version(ds)
             return _in_order(decoded(ds))
     except AlignlabError as error:
         message = f"{path}: {error}"
         raise RecordingError(message) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        message = f"{path} is damaged ({error}). Copy or record it again."
+        message = f"{path} cannot be read ({error}): it is damaged, or another program wrote it."
         raise RecordingError(message) from error
 
 
