@@ -7,12 +7,7 @@ import sys
 
 import pytest
 
-READS_RECORDINGS = (
-    "alignlab.recording",
-    "alignlab.figures",
-    "alignlab.report",
-    "alignlab.diagnosis",
-)
+READS_RECORDINGS = ("recording", "figures", "report", "diagnosis")
 
 
 def imported(code: str) -> set[str]:
