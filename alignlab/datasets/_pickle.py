@@ -54,7 +54,8 @@ def _empty_array(kind: type, shape: tuple[int, ...], _code: bytes) -> np.ndarray
 
 def _dtype(code: str | bytes, *_flags: object) -> np.dtype:
     """Stand in for ``numpy.dtype``: the types of numbers only."""
-    dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
+    name = code.decode("ascii") if isinstance(code, bytes) else code
+    dtype = np.dtype(name, False, True)  # a copy: the state that follows must not touch numpy's own
     if dtype.kind not in "biuf":
         message = f"the type {dtype} is not allowed"
         raise ValueError(message)
