@@ -15,6 +15,7 @@ from tests.recording.variables import VARIABLES
 CONV_LAYERS = ("features.0", "features.3", "classifier.0", "classifier.2", "classifier.4")
 DENSE_LAYERS = ("fc1", "fc2", "fc3", "fc4", "head")
 N_SAMPLES, N_CLASSES, N_FREQUENCIES = 360, 10, 5
+PER_SAMPLE = ("cosine_error_signal", "descent_rate")
 UNDECIDABLE_SD = 0.25
 WHOLE_NUMBERS = ("error_rank", "signal_rank", "alignment_matrix_rank", "narrowest_width_above")
 USEFUL_COSINE = 0.1**0.5
@@ -79,7 +80,7 @@ class _Invention:
 
     def coords(self) -> dict[str, Any]:
         n = len(self.layers)
-        output = np.arange(n) == n - 1
+        output = self._is_output()
         width = np.where(self.is_conv, 512, np.where(output, N_CLASSES, 64))
         fan_in = np.where(self.is_conv, 27, 64)
         channels = np.where(self.is_conv, 8, width)
@@ -108,7 +109,7 @@ class _Invention:
         if variable.alignment:
             return self._alignment(variable)
         array = self._numbers(variable)
-        array[self._absent(variable)] = np.nan
+        array[self._inapplicable(variable) | self._dead(variable)] = np.nan
         return {variable.name: (variable.dims, array)}
 
     def _shape(self, variable: Variable) -> tuple[int, ...]:
@@ -121,24 +122,30 @@ class _Invention:
         shape = [len(self.layers) if dim == "layer" else 1 for dim in variable.dims]
         return np.broadcast_to(choice.reshape(shape), self._shape(variable))
 
-    def _absent(self, variable: Variable) -> np.ndarray:
-        """Where a variable has no value: not a convolution, a dead layer, the output layer."""
+    def _dead(self, variable: Variable) -> np.ndarray:
+        """Where a variable is undefined because the layer's signals are zero."""
+        if self.dead is None or "layer" not in variable.dims or "feedback" in variable.name:
+            return np.zeros(self._shape(variable), dtype=bool)
+        return self._along_layers(variable, np.arange(len(self.layers)) == self.dead)
+
+    def _inapplicable(self, variable: Variable) -> np.ndarray:
+        """Where a variable has no meaning: no convolution, the output layer, drawn feedback."""
         absent = np.zeros(self._shape(variable), dtype=bool)
         if "layer" not in variable.dims:
             return absent
-        index = np.arange(len(self.layers))
         only_conv = ("convolution", "attainable", "coherence", "spatial")
         if variable.name.startswith(only_conv) or variable.name.endswith("unshared"):
             absent |= self._along_layers(variable, ~self.is_conv)
-        if self.dead is not None and "feedback" not in variable.name:
-            absent |= self._along_layers(variable, index == self.dead)
         hidden_only = ("alignment_matrix", "width_bound", "narrowest", "cosine_feedback_path")
         if variable.name.startswith(hidden_only):
-            absent |= self._along_layers(variable, index == len(self.layers) - 1)
+            absent |= self._along_layers(variable, self._is_output())
         needs_trained = ("angle_", "norm_ratio_weight_feedback", "attainable_share")
         observed = variable.name.startswith(needs_trained)
         banded = variable.name.startswith("width_bound_")
         return absent | (self.drawn and observed) | (not self.drawn and banded)
+
+    def _is_output(self) -> np.ndarray:
+        return np.arange(len(self.layers)) == len(self.layers) - 1
 
     def _numbers(self, variable: Variable) -> np.ndarray:
         """Draw numbers within the valid range; spectra fall, bands enclose their value."""
@@ -171,24 +178,24 @@ class _Invention:
     def _alignment(self, variable: Variable) -> dict[str, tuple[tuple[str, ...], Any]]:
         """Draw an alignment with its chance level; its words follow from its numbers."""
         shape = self._shape(variable)
-        absent = self._absent(variable)
-        dead = np.zeros(shape, bool)
-        if self.dead is not None:
-            dead |= self._along_layers(variable, np.arange(len(self.layers)) == self.dead)
-        exact = self._along_layers(variable, np.arange(len(self.layers)) == len(self.layers) - 1)
-        exact = exact & ~absent & ~self._along_weights(variable)
+        inapplicable = self._inapplicable(variable)
+        undefined = self._dead(variable) & ~inapplicable
+        absent = inapplicable | undefined
+        of_weights = variable.name == "cosine_weight_feedback"
+        exact = self._along_layers(variable, self._is_output()) & ~absent & (not of_weights)
         sd = np.where(self._along_layers(variable, self.is_conv), 0.3, 0.05)
         sd = sd * self.random.uniform(0.8, 1.2, shape)
         value = variable.null_mean + (1 - variable.null_mean) * self.random.beta(2.0, 4.0, shape)
         value = np.where(exact, 1.0, value)
         z = (value - variable.null_mean) / sd
         status = np.select(
-            [absent & dead, absent, exact, np.full(shape, self.drawn), sd > UNDECIDABLE_SD],
+            [undefined, absent, exact, np.full(shape, self.drawn), sd > UNDECIDABLE_SD],
             ["undefined", "", "exact", "null draw", "undecidable"],
             np.select([z < 3, value < USEFUL_COSINE], ["at chance", "detectable"], "useful"),
         ).astype(object)
         unobserved = absent | (status == "null draw")
-        kind = "output_rotation" if variable.name == "cosine_weight_feedback" else "feedback_draw"
+        per_sample = variable.name in PER_SAMPLE
+        kind = "output_rotation" if of_weights else "feedback_draw"
         companions = {
             "": np.where(unobserved, np.nan, value),
             "_null_sd": np.where(absent | exact, np.nan, sd),
@@ -203,16 +210,14 @@ class _Invention:
             "_z_attainable": np.where(absent | exact, np.nan, 1 / sd),
             "_p": np.where(unobserved | exact, np.nan, norm.sf(z)),
             "_status": status,
-            "_n_undefined": np.where(dead, N_SAMPLES, np.where(absent, np.nan, 0.0)),
+            "_n_undefined": np.where(
+                *(undefined, N_SAMPLES if per_sample else 1, np.where(absent, np.nan, 0.0))
+            ),
         }
         return {
             f"{variable.name}{suffix}": (variable.dims, array)
             for suffix, array in companions.items()
         }
-
-    def _along_weights(self, variable: Variable) -> np.ndarray:
-        """Whether the variable compares weights, which are not exact at the output layer."""
-        return np.full(self._shape(variable), variable.name == "cosine_weight_feedback")
 
 
 def _attrs(seed: int, drawn: bool) -> dict[str, Any]:
