@@ -1,0 +1,117 @@
+"""What a figure is: a table of a recording's numbers, and a drawing of exactly that table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alignlab.errors import MissingError
+from alignlab.figures import _styles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import matplotlib.figure
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["Figure", "observed", "tidy"]
+
+OBSERVED_ONLY = ("angle_", "attainable_share", "loss_change_")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a recording.
+
+    Args:
+        name: Public name, that of the file with hyphens.
+        title: A few words.
+        caption: How to read it.
+        needs: Variables without which there is nothing to draw.
+        rows: From a recording of one step to the table; empty where every number is missing.
+        plot: From that table to the drawing.
+        empty: The likely reason where the table is empty.
+    """
+
+    name: str
+    title: str
+    caption: str
+    needs: tuple[str, ...]
+    rows: Callable[[xr.Dataset], pd.DataFrame]
+    plot: Callable[[pd.DataFrame], matplotlib.figure.Figure]
+    empty: str = "all of its numbers are missing"
+
+    def table(self, ds: xr.Dataset) -> pd.DataFrame:
+        """Return the numbers that the figure shows, at the recording's last step.
+
+        Raises:
+            MissingError: The recording lacks a variable that the figure needs.
+        """
+        lacking = [name for name in self.needs if name not in ds.variables]
+        if lacking:
+            message = f"The figure {self.name} needs {', '.join(lacking)}, not in the recording."
+            raise MissingError(message)
+        return self.rows(observed(ds.isel(step=-1) if "step" in ds.dims else ds))
+
+    def unmet(self, ds: xr.Dataset) -> str | None:
+        """Return why the figure cannot be drawn, None if it can."""
+        lacking = [name for name in self.needs if name not in ds.variables]
+        if lacking:
+            return f"the recording has no {', '.join(lacking)}"
+        if self.table(ds).empty:
+            return self.empty
+        return None
+
+    def draw(self, ds: xr.Dataset) -> matplotlib.figure.Figure:
+        """Return the drawing of the table.
+
+        Raises:
+            MissingError: There is nothing to draw; the text says why.
+        """
+        reason = self.unmet(ds)
+        if reason is not None:
+            message = f"The figure {self.name} cannot be drawn: {reason}."
+            raise MissingError(message)
+        with _styles.context():
+            return self.plot(self.table(ds))
+
+
+def observed(ds: xr.Dataset) -> xr.Dataset:
+    """Return a recording without alignments of rules whose feedback was drawn.
+
+    The engine leaves them out itself; a figure must not depend on it (diagnostics.md 0.1.11).
+    """
+    if "feedback_origin" not in ds.variables:
+        return ds
+    known = ds["feedback_origin"] != "drawn"
+    hidden = [
+        str(name)
+        for name, array in ds.data_vars.items()
+        if "rule" in array.dims
+        and (array.attrs.get("alignment") == 1 or str(name).startswith(OBSERVED_ONLY))
+    ]
+    return ds.assign({name: ds[name].where(known) for name in hidden})
+
+
+def tidy(
+    ds: xr.Dataset, dims: Sequence[str], *, variables: Sequence[str], coords: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return variables as columns, one row for each combination of labels.
+
+    Args:
+        ds: Recording without the dimension ``step``.
+        dims: Columns that name the row; variables with fewer dimensions are repeated.
+        variables: Columns; those that the recording lacks are filled with NaN.
+        coords: Further columns, such as ``depth``.
+
+    Returns:
+        Rows in the recording's order; those without any number are dropped.
+    """
+    present = [name for name in variables if name in ds.variables]
+    extra = [name for name in coords if name in ds.variables]
+    wanted = ds[present].reset_coords(extra) if extra else ds[present]
+    table = wanted.to_dataframe(dim_order=list(dims)).reset_index()
+    table = table.reindex(columns=[*dims, *extra, *variables])
+    numbers = [name for name in present if ds[name].dtype.kind in "fiu"]
+    return table.dropna(how="all", subset=numbers).reset_index(drop=True)
