@@ -61,11 +61,11 @@ def _open(path: Path) -> Mapping[str, NDArray[Any]]:
         message = f"The data file {path} {what}; name an npz file as npz:FILE."
         raise MissingError(message)
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            message = f"{path.name} holds one bare array; save x and y with numpy.savez."
-            raise InputError(message)
-        with opened:
+        with path.open("rb") as file:
+            opened = np.load(file, allow_pickle=False)
+            if not isinstance(opened, np.lib.npyio.NpzFile):
+                message = f"{path.name} holds one bare array; save x and y with numpy.savez."
+                raise InputError(message)
             return {key: _member(opened, key, path) for key in opened.files if _is_data(key)}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         if isinstance(error, InputError):
@@ -96,17 +96,15 @@ def _member(opened: Any, key: str, path: Path) -> NDArray[Any]:
 
 def _keys(held: Mapping[str, Any], split: str, path: Path) -> tuple[str, str, str]:
     """Return the names of inputs and targets, and of the split that they are."""
-    if f"x_{split}" in held:
+    splits = {key.removeprefix("x_") for key in held if key.startswith("x_")}
+    if split in splits:
         return f"x_{split}", f"y_{split}", split
-    others = sorted(key.removeprefix("x_") for key in held if key.startswith("x_"))
-    if "x" in held and "train" not in others:
-        others.append("train")
-    if others == ["train"] and split in {"train", "test"}:
-        return "x", "y", ""
-    if split == "train" and "x" in held:
+    if "x" in held and split == "train" and splits:
         return "x", "y", split
-    if others:
-        message = f"{path.name} has no split {split!r}; it has {', '.join(sorted(others))}."
+    known = splits | ({"train"} if "x" in held and splits else set())
+    if known or split not in {"train", "test"}:
+        has = f"it has {', '.join(sorted(known))}" if known else "it is not divided"
+        message = f"{path.name} has no split {split!r}; {has}."
         raise MissingError(message)
     return "x", "y", ""
 
