@@ -40,9 +40,7 @@ def generator(seed: int, *names: str) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def unit_draw(
-    shape: tuple[int, ...], distribution: str, *, stream: torch.Generator
-) -> Tensor:
+def unit_draw(shape: tuple[int, ...], distribution: str, *, stream: torch.Generator) -> Tensor:
     """Draw entries of mean 0 and variance 1.
 
     Args:

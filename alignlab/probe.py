@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["Probe"]
 
 ORIGIN = Variable(
-    "feedback_origin", ("rule",), "Where the feedback came from", units="", dtype="string",
+    "feedback_origin",
+    ("rule",),
+    "Where the feedback came from",
+    units="",
+    dtype="string",
     per_step=False,
 )
 
@@ -125,7 +129,9 @@ class Probe:
         )
         labels = [each.label for each in measured]
         if len(set(labels)) < len(labels):
-            msg = f"The rules {', '.join(labels)} have the same name twice; give each its own label."
+            msg = (
+                f"The rules {', '.join(labels)} have the same name twice; give each its own label."
+            )
             raise InputError(msg)
         return Snapshot(
             capture=capture,

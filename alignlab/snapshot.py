@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignlab.feedback import ORIGINS
+from alignlab.kernels.convolution import position_gradients
 from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
 from alignlab.sites import ENTRY, SITES, Layer
 
@@ -96,6 +97,14 @@ class LayerView:
         assert first is not None
         return first, whole - first
 
+    @cached_property
+    def position_gradients(self) -> Tensor | None:
+        """Weight gradient of every position of a convolution; None for other layers."""
+        module = self.capture.module_of(self.layer)
+        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return None
+        return position_gradients(module, self.capture.input_of(self.layer), self.preactivation)
+
 
 @final
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class Snapshot:
     @property
     def error(self) -> Tensor:
         """The error e = dL/da at the output, one row per sample, shape ``(n_samples, n)``."""
-        signal = self.true.preactivation[self.capture.output_layer.name]
+        signal = self.true.preactivation[self.capture.layout.output_layer.name]
         return signal.reshape(signal.shape[0], -1)
 
     def view(self, layer: Layer, backward: BackwardPass) -> LayerView:
@@ -202,7 +211,7 @@ def run_rule(
     if isinstance(measured.rule, DirectRule):
         return capture.direct(
             measured.feedback,
-            error=true.preactivation[capture.output_layer.name],
+            error=true.preactivation[capture.layout.output_layer.name],
             granularity=measured.rule.granularity,
             parameters=parameters,
         )

@@ -28,9 +28,7 @@ LARGEST_ROTATION = 128
 Compared = dict[Key, Comparison]
 
 
-def alignments(
-    snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]
-) -> Iterator[Reading]:
+def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -> Iterator[Reading]:
     """Yield all readings of the alignment diagnostics, chance levels included.
 
     Args:
@@ -40,18 +38,15 @@ def alignments(
     true = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.layers}
     for measured in snapshot.rules:
         backward = snapshot.passes[measured.label]
-        observed = {
-            layer.name: snapshot.view(layer, backward)
-            for layer in snapshot.layers
-        }
+        observed = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
         null = _Null(snapshot, measured, true, observed)
         for diagnostic in diagnostics:
             found = {name: diagnostic.compare(true[name], observed[name]) for name in true}
             draws = null.draws(diagnostic)
             yield from _placed(diagnostic, snapshot, measured, true, found, draws)
             if not measured.is_drawn:
-                for name in true:
-                    for reading in diagnostic.describe(true[name], observed[name]):
+                for name, view in true.items():
+                    for reading in diagnostic.describe(view, observed[name]):
                         yield Reading(
                             reading.name, reading.value, measured.label, name, reading.site
                         )

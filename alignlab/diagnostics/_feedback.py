@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["Pair", "direct_pairs", "error_space", "path"]
+__all__ = ["Pair", "at_entries", "direct_pairs", "error_space", "path"]
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,30 @@ class Pair:
     above: Tensor | None
 
 
+def at_entries(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the feedback that acts at every layer's entry.
+
+    Layers that share an entry share the feedback, which is kept under one of their names.
+    """
+    by_consumer = {
+        layer.consumer: feedback[layer.name] for layer in snapshot.hidden if layer.name in feedback
+    }
+    return {
+        layer.name: by_consumer[layer.consumer]
+        for layer in snapshot.hidden
+        if layer.consumer in by_consumer
+    }
+
+
 def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> Iterator[Pair]:
     """Yield the layers that have feedback on both sides, of the sizes of their weights.
 
     A layer whose output is pooled before the entry has no feedback of its own size and
     is left out, as is the first layer, which has none below.
     """
+    entries = at_entries(snapshot, feedback)
     at_input = {
-        layer.consumer: feedback[layer.name] for layer in snapshot.hidden if layer.name in feedback
+        layer.consumer: entries[layer.name] for layer in snapshot.hidden if layer.name in entries
     }
     for layer in snapshot.layers:
         below = at_input.get(layer.name)
@@ -51,8 +67,8 @@ def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> Iterator
             continue
         if layer.is_output:
             yield Pair(layer, below, None)
-        elif layer.name in feedback and layer.entry_width == layer.width:
-            above = feedback[layer.name]
+        elif layer.name in entries and layer.entry_width == layer.width:
+            above = entries[layer.name]
             yield Pair(layer, below, above.reshape(above.shape[0], *layer.shape))
 
 

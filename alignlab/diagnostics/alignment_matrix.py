@@ -27,7 +27,9 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["AlignmentMatrix"]
 
 _DIMS = ("rule", "layer")
-_SOURCE = "Refinetti et al. 2021 (alignment matrices); restricted to the error space: our derivation"
+_SOURCE = (
+    "Refinetti et al. 2021 (alignment matrices); restricted to the error space: our derivation"
+)
 
 
 class AlignmentMatrix(SnapshotDiagnostic):
@@ -35,48 +37,72 @@ class AlignmentMatrix(SnapshotDiagnostic):
 
     variables: ClassVar[tuple[Variable, ...]] = (
         Variable(
-            "alignment_matrix_condition", _DIMS,
+            "alignment_matrix_condition",
+            _DIMS,
             "Condition number of the alignment matrix on the error space",
-            source=_SOURCE, better="lower", valid=(1.0, None),
+            source=_SOURCE,
+            better="lower",
+            valid=(1.0, None),
         ),
         Variable(
-            "alignment_matrix_condition_chance", _DIMS,
-            "Median condition number of random matrices of that size", valid=(1.0, None),
+            "alignment_matrix_condition_chance",
+            _DIMS,
+            "Median condition number of random matrices of that size",
+            valid=(1.0, None),
         ),
         Variable(
-            "alignment_matrix_explained", _DIMS,
+            "alignment_matrix_explained",
+            _DIMS,
             "Share of the weights' energy that the best alignment matrix explains",
-            source=_SOURCE, better="higher", valid=(0.0, 1.0),
+            source=_SOURCE,
+            better="higher",
+            valid=(0.0, 1.0),
         ),
         Variable(
-            "alignment_matrix_explained_chance", _DIMS,
-            "That share for weights unrelated to the feedback", valid=(0.0, 1.0),
+            "alignment_matrix_explained_chance",
+            _DIMS,
+            "That share for weights unrelated to the feedback",
+            valid=(0.0, 1.0),
         ),
         Variable(
-            "alignment_matrix_rank", _DIMS,
-            "Dimension of the error space on which the matrix is read", valid=(0.0, None),
+            "alignment_matrix_rank",
+            _DIMS,
+            "Dimension of the error space on which the matrix is read",
+            valid=(0.0, None),
         ),
         Variable(
-            "alignment_matrix_symmetric_min", _DIMS,
+            "alignment_matrix_symmetric_min",
+            _DIMS,
             "Smallest eigenvalue of the symmetric part over the largest singular value",
-            better="higher", valid=(-1.0, 1.0),
+            better="higher",
+            valid=(-1.0, 1.0),
         ),
         Variable(
-            "alignment_matrix_cosine_identity", _DIMS,
+            "alignment_matrix_cosine_identity",
+            _DIMS,
             "Signed cosine of the alignment matrix with the identity on the error space",
-            source=_SOURCE, better="higher", valid=(-1.0, 1.0), alignment=True,
+            source=_SOURCE,
+            better="higher",
+            valid=(-1.0, 1.0),
+            alignment=True,
         ),
         Variable(
-            "alignment_matrix_singular_value", (*_DIMS, "singular_value"),
-            "Singular values of the alignment matrix over the largest", valid=(0.0, 1.0),
+            "alignment_matrix_singular_value",
+            (*_DIMS, "singular_value"),
+            "Singular values of the alignment matrix over the largest",
+            valid=(0.0, 1.0),
         ),
         Variable(
-            "alignment_matrix_singular_value_low", (*_DIMS, "singular_value"),
-            "Lower edge of the central 95% of them by chance", valid=(0.0, 1.0),
+            "alignment_matrix_singular_value_low",
+            (*_DIMS, "singular_value"),
+            "Lower edge of the central 95% of them by chance",
+            valid=(0.0, 1.0),
         ),
         Variable(
-            "alignment_matrix_singular_value_high", (*_DIMS, "singular_value"),
-            "Upper edge of the central 95% of them by chance", valid=(0.0, 1.0),
+            "alignment_matrix_singular_value_high",
+            (*_DIMS, "singular_value"),
+            "Upper edge of the central 95% of them by chance",
+            valid=(0.0, 1.0),
         ),
     )
     cost: ClassVar[float] = 0.1
@@ -118,7 +144,7 @@ def _of_rule(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
         )
         for name, value in zip(observed, values, strict=True)
     ]
-    statuses = adjusted_statuses(values, chances, is_drawn=measured.is_drawn)
+    statuses = adjusted_statuses(values, chances, is_drawn=measured.is_drawn, is_cosine=False)
     for (name, matrix), value, chance, status in zip(
         observed.items(), values, chances, statuses, strict=True
     ):

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
-from alignlab.diagnostics._feedback import direct_pairs, path
+from alignlab.diagnostics._feedback import at_entries, direct_pairs, path
 from alignlab.kernels.cosines import cosine, wide
 from alignlab.kernels.layers import linear_part, operator_energy
 from alignlab.rules._base import DirectRule
@@ -78,11 +79,12 @@ def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
         first, second = weights[layer.module], measured.feedback[layer.module]
         value = float(cosine(first.flatten(), second.flatten()))
         values.append(value)
-        chances.append(_entries_chance(value, first))
+        kind = "feedback_draw" if measured.rule.has_random_feedback else "rule_draw"
+        chances.append(_entries_chance(value, first, kind))
         if not measured.is_drawn:
             ratio = wide(second).norm() / wide(first).norm()
             yield Reading("norm_ratio_weight_feedback", ratio, measured.label, layer.name)
-    statuses = adjusted_statuses(values, chances, is_drawn=measured.is_drawn)
+    statuses = adjusted_statuses(values, chances, is_drawn=measured.is_drawn, is_cosine=False)
     for layer, value, chance, status in zip(layers, values, chances, statuses, strict=True):
         place = (measured.label, layer.name, "")
         undefined = float(not np.isfinite(value))
@@ -91,13 +93,11 @@ def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
         )
 
 
-def _entries_chance(value: float, weight: Tensor) -> Chance:
+def _entries_chance(value: float, weight: Tensor, kind: str) -> Chance:
     """Return the null of feedback with independent entries, sd one over root their number."""
-    from scipy import stats
-
     sd = weight.numel() ** -0.5
     p = float(stats.norm.sf(value, scale=sd)) if np.isfinite(value) else _NAN
-    kind, spread = "feedback_draw", (2.0 / weight.numel()) ** 0.5
+    spread = (2.0 / weight.numel()) ** 0.5
     return Chance(sd, -1.96 * sd, 1.96 * sd, kind, "closed form", spread, p)
 
 
@@ -125,9 +125,10 @@ def _direct(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
 def _paths(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
     """Return cos(B_l^T, W_L ... W_{l+1}) where no pooling or flattening changes sizes."""
     result = {}
+    entries = at_entries(snapshot, measured.feedback)
     for layer in snapshot.hidden:
         product = path(snapshot, layer)
-        feedback = measured.feedback.get(layer.name)
+        feedback = entries.get(layer.name)
         if product is not None and feedback is not None:
             first, second = product.flatten(), feedback.to(product.device).reshape(-1)
             result[layer.name] = float(cosine(first, second))
@@ -143,17 +144,16 @@ def _with_null(
         for layer, value in function(snapshot, redrawn).items():
             draws[layer].append(value)
     chances = {
-        layer: chance_of(
-            value, np.array(draws[layer]), kind="feedback_draw", concentration=_NAN
-        )
+        layer: chance_of(value, np.array(draws[layer]), kind="feedback_draw", concentration=_NAN)
         for layer, value in observed.items()
     }
     statuses = adjusted_statuses(
-        list(observed.values()), list(chances.values()), is_drawn=measured.is_drawn
+        list(observed.values()),
+        list(chances.values()),
+        is_drawn=measured.is_drawn,
+        is_cosine=False,
     )
     for (layer, value), status in zip(observed.items(), statuses, strict=True):
         undefined = float(not np.isfinite(value))
         place = (measured.label, layer, "")
-        yield from readings(
-            name, value, chances[layer], status, undefined=undefined, place=place
-        )
+        yield from readings(name, value, chances[layer], status, undefined=undefined, place=place)

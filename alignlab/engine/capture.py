@@ -9,14 +9,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, Call, measured_modules
-from alignlab.engine.graph import (
-    Segment,
-    leaves_between,
-    reachable_calls,
-    refuse_custom_backwards,
-    segments,
-)
+from alignlab.engine.attach import Attachment, measured_modules
+from alignlab.engine.graph import leaves_between, refuse_custom_backwards
+from alignlab.engine.layout import Layout, parameter
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
@@ -50,7 +45,8 @@ class Capture:
     back, and no gradient is accumulated. ``close`` drops the graph.
 
     Attributes:
-        layers: Measured layers in call order; the last one is the output layer.
+        layers: Measured layers in call order.
+        layout: How they hang together; gone after ``close``.
         output: What the model returned.
         loss: The loss, a scalar on the graph.
         state: Random states and buffers before the forward pass.
@@ -70,8 +66,10 @@ class Capture:
             MeasurementError: The model cannot be measured truthfully; says why.
         """
         self.model: Final = model
+        self._loss_function = loss_function
+        self._x, self._y = x, y
         self._modules = measured_modules(model)
-        self._weights = {name: _parameter(m, "weight") for name, m in self._modules.items()}
+        self._weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
         self._swap = WeightSwap(self._weights)
         self.state: Final = State.of(model)
         attachment = Attachment(model, self._swap)
@@ -84,42 +82,22 @@ class Capture:
         self.without_gradient = tuple(attachment.without_gradient)
         self._check_loss()
         refuse_custom_backwards(self.loss.grad_fn)
-        self._calls = self._in_the_graph(attachment.calls)
-        self._segments = segments(self._calls)
-        self.layers = self._describe()
-        self._index = {layer.name: k for k, layer in enumerate(self.layers)}
+        self.layout = Layout(attachment.calls, self.loss)
+        self.layers = self.layout.layers
 
     @property
     def n_samples(self) -> int:
         """Samples in the batch: the first axis of the output layer."""
-        return self._calls[-1].output_shape[0]
-
-    @property
-    def output_layer(self) -> Layer:
-        """The only layer that no measured layer reads.
-
-        Raises:
-            MeasurementError: There are several, so there is no single error.
-        """
-        outputs = [layer for layer in self.layers if layer.is_output]
-        if len(outputs) != 1:
-            names = ", ".join(layer.name for layer in outputs)
-            msg = (
-                f"The model ends in {len(outputs)} layers ({names}); direct rules need one "
-                "output layer, whose gradient is the error."
-            )
-            raise MeasurementError(msg)
-        return outputs[0]
+        return self.layout.calls[-1].output_shape[0]
 
     @property
     def n_errors(self) -> int:
         """Entries of the error of one sample: the units of the output layer."""
-        return self.output_layer.width
+        return self.layout.output_layer.width
 
     def close(self) -> None:
         """Drop the graph."""
-        self._calls = []
-        del self.loss, self.output
+        del self.layout, self.loss, self.output
 
     def module_weights(self) -> dict[str, Tensor]:
         """Return the forward weights of the measured modules, detached, by module name."""
@@ -127,16 +105,18 @@ class Capture:
 
     def input_of(self, layer: Layer) -> Tensor:
         """Return the layer's input, detached, shape ``(n_samples, ...)``."""
-        return self._call(layer).input
+        return self.layout.call(layer).input
 
     def module_of(self, layer: Layer) -> nn.Module:
         """Return the module that the layer calls."""
-        return self._call(layer).module
+        return self.layout.call(layer).module
 
     def reference(self, *, parameters: bool = False) -> BackwardPass:
         """Run backpropagation: the true gradient at every site."""
-        edges = [call.output_edge for call in self._calls]
-        entries = {segment.consumer: self._entry_edge(segment) for segment in self._segments}
+        edges = [call.output_edge for call in self.layout.calls]
+        entries = {
+            segment.consumer: self.layout.entry_edge(segment) for segment in self.layout.segments
+        }
         named = dict(self.model.named_parameters()) if parameters else {}
         wanted = {name: p for name, p in named.items() if p.requires_grad}
         gradients = torch.autograd.grad(
@@ -148,19 +128,17 @@ class Capture:
         at_output = gradients[: len(edges)]
         at_entry = dict(zip(entries, gradients[len(edges) :], strict=False))
         of_parameters = gradients[len(edges) + len(entries) :]
-        missing = [c.name for c, g in zip(self._calls, at_output, strict=True) if g is None]
+        missing = [c.name for c, g in zip(self.layout.calls, at_output, strict=True) if g is None]
         if missing:
             msg = f"No gradient reached {', '.join(missing)}; the loss does not depend on it."
             raise MeasurementError(msg)
         return BackwardPass(
             entry={
                 self.layers[member].name: at_entry[segment.consumer]
-                for segment in self._segments
+                for segment in self.layout.segments
                 for member in segment.members
             },
-            preactivation={
-                layer.name: g for layer, g in zip(self.layers, at_output, strict=True)
-            },
+            preactivation={layer.name: g for layer, g in zip(self.layers, at_output, strict=True)},
             parameters={
                 name: torch.zeros_like(p) if g is None else g
                 for (name, p), g in zip(wanted.items(), of_parameters, strict=True)
@@ -177,7 +155,7 @@ class Capture:
         Raises:
             MeasurementError: A weight was not seen by the exchange.
         """
-        unseen = [call.name for call in self._calls if not call.weight_seen]
+        unseen = [call.name for call in self.layout.calls if not call.weight_seen]
         if unseen:
             msg = (
                 f"The weight of {', '.join(unseen)} was not seen in the graph (mixed precision or "
@@ -193,7 +171,7 @@ class Capture:
         Args:
             granularity: ``micro``, every entry; ``macro``, the last of each block.
         """
-        return [self.layers[group.members[-1]] for group in self._groups(granularity)]
+        return [self.layers[group.members[-1]] for group in self.layout.groups(granularity)]
 
     def direct(
         self,
@@ -212,21 +190,21 @@ class Capture:
             parameters: Whether the gradients of the parameters are wanted too.
         """
         entry: dict[str, Tensor] = {}
-        inside: dict[str, Tensor] = {self.output_layer.name: error}
+        inside: dict[str, Tensor] = {self.layout.output_layer.name: error}
         total: dict[int, Tensor] = {}
-        for group in self._groups(granularity):
-            edge = self._entry_edge(group)
+        for group in self.layout.groups(granularity):
+            edge = self.layout.entry_edge(group)
             owner = self.layers[group.members[-1]]
-            signal = project(error, feedback[owner.name], self._entry_shape(group))
-            edges = [self._calls[k].output_edge for k in group.members]
-            inner = [s for s in self._segments if s.consumer in group.members]
+            signal = project(error, feedback[owner.name], self.layout.entry_shape(group))
+            edges = [self.layout.calls[k].output_edge for k in group.members]
+            inner = [s for s in self.layout.segments if s.consumer in group.members]
             inner = [s for s in inner if set(s.members) <= set(group.members)]
-            stops = {e.node for e in edges} | self._below(group)
+            stops = {e.node for e in edges} | self.layout.below(group)
             leaves = leaves_between(edge.node, stops) if parameters else []
             leaves = [leaf for leaf in leaves if leaf.requires_grad]
             gradients = torch.autograd.grad(
                 edge,  # type: ignore[arg-type]
-                [*edges, *(self._entry_edge(s) for s in inner), *leaves],
+                [*edges, *(self.layout.entry_edge(s) for s in inner), *leaves],
                 grad_outputs=(signal,),
                 retain_graph=True,
                 allow_unused=True,
@@ -249,11 +227,11 @@ class Capture:
             layer: Any layer but the output.
             signal: Shape ``(n_samples, *entry_shape)``.
         """
-        segment = self._segment_of(layer)
+        segment = self.layout.segment_of(layer)
         (result,) = torch.autograd.grad(
-            self._entry_edge(segment),  # type: ignore[arg-type]
-            [self._call(layer).output_edge],
-            grad_outputs=(signal.reshape(self._entry_shape(segment)),),
+            self.layout.entry_edge(segment),  # type: ignore[arg-type]
+            [self.layout.call(layer).output_edge],
+            grad_outputs=(signal.reshape(self.layout.entry_shape(segment)),),
             retain_graph=True,
         )
         return result
@@ -267,13 +245,13 @@ class Capture:
             layer: Any layer but the output.
             tangent: Shape ``(n_samples, *shape)``.
         """
-        segment = self._segment_of(layer)
+        segment = self.layout.segment_of(layer)
         argument = torch.zeros(
-            self._entry_shape(segment), dtype=tangent.dtype, device=tangent.device
+            self.layout.entry_shape(segment), dtype=tangent.dtype, device=tangent.device
         ).requires_grad_()
         (image,) = torch.autograd.grad(
-            self._entry_edge(segment),  # type: ignore[arg-type]
-            [self._call(layer).output_edge],
+            self.layout.entry_edge(segment),  # type: ignore[arg-type]
+            [self.layout.call(layer).output_edge],
             grad_outputs=(argument,),
             retain_graph=True,
             create_graph=True,
@@ -294,8 +272,8 @@ class Capture:
             Gradients shaped like weight and bias; None where there is no such parameter
             or it is frozen.
         """
-        call = self._call(layer)
-        wanted = [_parameter(call.module, "weight"), getattr(call.module, "bias", None)]
+        call = self.layout.call(layer)
+        wanted = [parameter(call.module, "weight"), getattr(call.module, "bias", None)]
         active = [p for p in wanted if p is not None and p.requires_grad]
         found = iter(
             torch.autograd.grad(
@@ -327,43 +305,29 @@ class Capture:
             if p.requires_grad
         }
 
-    def _groups(self, granularity: str) -> list[Segment]:
-        if granularity == "micro":
-            return self._segments
-        blocks: dict[str, list[Segment]] = {}
-        for segment in self._segments:
-            last = self._calls[segment.members[-1]].module_name
-            blocks.setdefault(last.rpartition(".")[0], []).append(segment)
-        if len(blocks) < 2:
-            msg = (
-                "All layers have one parent module, so macro feedback would be backpropagation; "
-                "group the layers of each block in a module, or use granularity=micro."
-            )
-            raise MeasurementError(msg)
-        return [
-            Segment(group[-1].consumer, tuple(sorted(k for s in group for k in s.members)))
-            for group in blocks.values()
-        ]
+    def evaluate(self, parameters: Mapping[str, Tensor], *, precision: torch.dtype) -> Tensor:
+        """Return the loss with other parameters, on the same batch with the same randomness.
 
-    def _below(self, group: Segment) -> set[Any]:
-        """Return the nodes of all entries that lie below a group: its leaves end there."""
-        first = group.members[0]
-        nodes = {c.output_edge.node for k, c in enumerate(self._calls) if k < first}
-        edge = self._calls[first].input_edge
-        return nodes | ({edge.node} if edge is not None else set())
+        Args:
+            parameters: By name; those left out stay as they are.
+            precision: Floating type in which parameters, buffers and batch are taken.
 
-    def _entry_edge(self, segment: Segment) -> Any:
-        return self._calls[segment.consumer].input_edge
-
-    def _entry_shape(self, segment: Segment) -> tuple[int, ...]:
-        return tuple(self._calls[segment.consumer].input.shape)
-
-    def _segment_of(self, layer: Layer) -> Segment:
-        index = self._index[layer.name]
-        return next(s for s in self._segments if index in s.members)
-
-    def _call(self, layer: Layer) -> Call:
-        return self._calls[self._index[layer.name]]
+        Returns:
+            Scalar, detached.
+        """
+        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        tensors = {**tensors, **parameters}
+        cast = {name: _cast(tensor.detach(), precision) for name, tensor in tensors.items()}
+        # What the forward pass writes into buffers must not reach the model's own.
+        cast = {name: t.clone() if t is tensors[name] else t for name, t in cast.items()}
+        x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
+        self.state.restore_random()
+        try:
+            with torch.no_grad(), _eager(self.model):
+                output = torch.func.functional_call(self.model, cast, (x,))
+                return self._loss_function(output, y).detach()
+        finally:
+            self.state.restore(self.model)
 
     def _check_loss(self) -> None:
         if not isinstance(self.loss, Tensor) or self.loss.numel() != 1:
@@ -375,29 +339,6 @@ class Capture:
         if not torch.isfinite(self.loss):
             msg = f"The loss is {self.loss.item()}; check weights, inputs and targets."
             raise MeasurementError(msg)
-
-    def _in_the_graph(self, calls: list[Call]) -> list[Call]:
-        start = self.loss.grad_fn
-        inside: set[int] = set()
-        frontier = reachable_calls(start, calls)
-        while frontier:
-            inside.update(frontier)
-            edges = [calls[k].input_edge for k in frontier]
-            reached = {
-                j for e in edges if e is not None for j in reachable_calls(e.node, calls)
-            }
-            frontier = sorted(reached - inside)
-        if not inside:
-            msg = "The loss does not depend on any measured layer."
-            raise MeasurementError(msg)
-        return [calls[k] for k in sorted(inside)]
-
-    def _describe(self) -> tuple[Layer, ...]:
-        consumer = {m: s.consumer for s in self._segments for m in s.members}
-        return tuple(
-            _layer(call, k + 1, self._calls[consumer[k]] if k in consumer else None)
-            for k, call in enumerate(self._calls)
-        )
 
 
 def project(error: Tensor, feedback: Tensor, shape: Sequence[int]) -> Tensor:
@@ -429,31 +370,8 @@ def project(error: Tensor, feedback: Tensor, shape: Sequence[int]) -> Tensor:
     return result.reshape(target)
 
 
-def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
-    weight = _parameter(call.module, "weight")
-    bias = getattr(call.module, "bias", None)
-    kind = next(c.__name__ for c in type(call.module).__mro__ if c.__module__.startswith("torch.nn"))
-    channel_axis = 1 if kind.startswith("Conv") else -1
-    return Layer(
-        name=call.name,
-        module=call.module_name,
-        kind=kind,
-        depth=depth,
-        shape=tuple(call.output_shape[1:]),
-        entry_shape=tuple(consumer.input.shape[1:]) if consumer else (),
-        consumer=consumer.name if consumer else "",
-        fan_in=weight[0].numel(),
-        n_parameters=weight.numel() + (bias.numel() if bias is not None else 0),
-        channels=call.output_shape[channel_axis],
-    )
-
-
-def _parameter(module: nn.Module, key: str) -> Tensor:
-    value = getattr(module, key)
-    if not isinstance(value, Tensor):
-        msg = f"{type(module).__name__} has no tensor {key!r}."
-        raise MeasurementError(msg)
-    return value
+def _cast(tensor: Tensor, precision: torch.dtype) -> Tensor:
+    return tensor.to(precision) if tensor.is_floating_point() else tensor
 
 
 def _numel(shape: Sequence[int]) -> int:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
     from alignlab.engine.attach import Call
 
-__all__ = ["Segment", "leaves_between", "reachable_calls", "refuse_custom_backwards", "segments"]
+__all__ = [
+    "Segment",
+    "leaves_between",
+    "reachable_calls",
+    "reaches",
+    "refuse_custom_backwards",
+    "segments",
+]
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,17 @@ def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
         for node in _walk(start, blocked)
         if node not in blocked and hasattr(node, "variable")
     ]
+
+
+def reaches(start: Any, target: Any, stops: set[Any]) -> bool:
+    """Return whether a walk upstream meets a node without passing one of the stops.
+
+    Args:
+        start: Autograd node where the walk begins.
+        target: Node to be met.
+        stops: Nodes through which the walk may not pass.
+    """
+    return any(node is target for node in _walk(start, stops) if node not in stops)
 
 
 def refuse_custom_backwards(start: Any) -> None:

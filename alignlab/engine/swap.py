@@ -114,4 +114,3 @@ def _laid_out_like(tensor: Tensor, weight: Tensor) -> Tensor:
         return tensor.detach()
     result = torch.empty_like(weight, memory_format=torch.preserve_format)
     return result.copy_(tensor.detach()).detach()
-

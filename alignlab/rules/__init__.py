@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,10 +19,8 @@ _BASES = {"DirectRule", "ReplacedWeightRule", "Rule"}
 
 def __getattr__(name: str) -> object:
     """Resolve a rule on first use."""
-    import importlib
-
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     module = "_base" if name in _BASES else name.lower()
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return getattr(import_module(f"{__name__}.{module}"), name)

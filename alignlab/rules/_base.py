@@ -43,9 +43,7 @@ class DirectRule(Rule):
     granularity: str = "micro"
 
     @abstractmethod
-    def draw(
-        self, layers: Sequence[Layer], n_errors: int, *, seed: int
-    ) -> Mapping[str, Tensor]:
+    def draw(self, layers: Sequence[Layer], n_errors: int, *, seed: int) -> Mapping[str, Tensor]:
         """Draw the feedback of every layer that has an entry.
 
         Args:
@@ -62,9 +60,7 @@ class ReplacedWeightRule(Rule):
     """A rule that runs the backward pass with other weights in place of the forward ones."""
 
     @abstractmethod
-    def backward_weights(
-        self, weights: Mapping[str, Tensor], *, seed: int
-    ) -> Mapping[str, Tensor]:
+    def backward_weights(self, weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor]:
         """Return the weight that the backward pass of every module uses.
 
         Args:

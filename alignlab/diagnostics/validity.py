@@ -1,0 +1,222 @@
+"""Whether the measurement can be believed: floor, repetition, feedback, the reference itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
+from alignlab.engine.capture import Capture
+from alignlab.kernels.cosines import cosine, wide
+from alignlab.snapshot import Snapshot
+
+__all__ = ["Validity"]
+
+FLOOR = 1e-7
+"""Norm of the true signal below which a cosine is void (Hao et al. 2026, repository)."""
+
+FLOOR_RATIO = 100.0
+"""How far above its own rounding error the true signal must be."""
+
+REPEATABLE = 1e-6
+"""How far from 1 backpropagation may be when it is measured against itself."""
+
+_SMALL_BATCH = 64
+_STEPS = (1e-4, 1e-5, 1e-6)
+_LAYER = ("layer",)
+
+
+class Validity(SnapshotDiagnostic):
+    """Gate 0: is the reference the true gradient, far from its floor, and repeatable?"""
+
+    variables: ClassVar[tuple[Variable, ...]] = (
+        Variable(
+            "reference_norm",
+            _LAYER,
+            "Norm of the true error signal of the batch at the pre-activation",
+            source="Hao et al. 2026 (repository)",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "reference_floor_ratio",
+            _LAYER,
+            "Norm of the true error signal over its rounding error",
+            better="higher",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "reference_float64_change",
+            _LAYER,
+            "Relative change of the true error signal when computed in float64",
+            better="lower",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "self_cosine",
+            _LAYER,
+            "Cosine of backpropagation with itself in a second forward pass",
+            valid=(-1.0, 1.0),
+        ),
+        Variable(
+            "feedback_sensitivity",
+            ("rule", "layer"),
+            "Relative change of the weight gradient with other feedback",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "reference_check_error",
+            (),
+            "Relative error of the gradient's norm against a central difference of the loss",
+            better="lower",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "reference_check",
+            (),
+            "Whether that difference confirms the gradient",
+            units="",
+            dtype="string",
+        ),
+        Variable(
+            "measurement_status",
+            (),
+            "Whether the measurement can be believed",
+            units="",
+            dtype="string",
+        ),
+    )
+    cost: ClassVar[float] = 4.0
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
+        """Yield every check and what they add up to."""
+        found = [
+            *_floor(snapshot),
+            *_repetition(snapshot),
+            *_sensitivity(snapshot),
+            *_central_difference(snapshot),
+        ]
+        yield from found
+        yield Reading("measurement_status", _verdict(found))
+
+
+def _floor(snapshot: Snapshot) -> Iterator[Reading]:
+    for layer in snapshot.layers:
+        norm = wide(snapshot.true.preactivation[layer.name]).norm()
+        yield Reading("reference_norm", norm, layer=layer.name)
+    plain = _signals(snapshot, precision=None)
+    exact = _signals(snapshot, precision=torch.float64)
+    if plain is None or exact is None:
+        return
+    for name, signal in exact.items():
+        difference = (wide(plain[name]) - wide(signal)).norm()
+        change = difference / wide(signal).norm()
+        yield Reading("reference_float64_change", change, layer=name)
+        floor = change.clamp_min(torch.finfo(torch.float64).eps)
+        yield Reading("reference_floor_ratio", 1.0 / floor, layer=name)
+
+
+def _signals(snapshot: Snapshot, *, precision: torch.dtype | None) -> dict[str, Tensor] | None:
+    """Return the true pre-activation signals of a few samples, or None where that cannot be."""
+    x, y = (_first(batch) for batch in (snapshot.x, snapshot.y))
+    model = snapshot.capture.model
+    if precision is not None:
+        if snapshot.error.device.type == "mps" or not isinstance(x, Tensor):
+            return None
+        model = copy.deepcopy(model).to(precision)
+        x = x.to(precision) if x.is_floating_point() else x
+        y = y.to(precision) if isinstance(y, Tensor) and y.is_floating_point() else y
+    try:
+        capture = Capture(model, snapshot.loss_function, x, y)
+    except (RuntimeError, TypeError):
+        return None
+    try:
+        return dict(capture.reference().preactivation)
+    finally:
+        capture.close()
+
+
+def _first(batch: Any) -> Any:
+    return batch[:_SMALL_BATCH] if isinstance(batch, Tensor) else batch
+
+
+def _repetition(snapshot: Snapshot) -> Iterator[Reading]:
+    again = Capture(snapshot.capture.model, snapshot.loss_function, snapshot.x, snapshot.y)
+    try:
+        signals = again.reference().preactivation
+        for layer in snapshot.layers:
+            first = snapshot.true.preactivation[layer.name]
+            value = cosine(first.flatten(), signals[layer.name].flatten())
+            yield Reading("self_cosine", value, layer=layer.name)
+    finally:
+        again.close()
+
+
+def _sensitivity(snapshot: Snapshot) -> Iterator[Reading]:
+    for measured in snapshot.rules:
+        if not measured.rule.has_random_feedback:
+            continue
+        (other,) = snapshot.redrawn(measured, 1)
+        backward = snapshot.run(other)
+        for layer in snapshot.hidden:
+            own = snapshot.view(layer, snapshot.passes[measured.label]).gradients[0]
+            new = snapshot.view(layer, backward).gradients[0]
+            if own is not None and new is not None:
+                change = wide(own - new).norm() / wide(own).norm()
+                yield Reading("feedback_sensitivity", change, measured.label, layer.name)
+
+
+def _central_difference(snapshot: Snapshot) -> Iterator[Reading]:
+    gradient = snapshot.true.parameters
+    norm = torch.stack([wide(g).square().sum().cpu() for g in gradient.values()]).sum().sqrt()
+    parameters = dict(snapshot.capture.model.named_parameters())
+    size = torch.stack([wide(p.detach()).square().sum().cpu() for p in parameters.values()])
+    precision = snapshot.error.dtype
+    try:
+        snapshot.capture.evaluate({}, precision=torch.float64)
+        precision = torch.float64
+    except (RuntimeError, TypeError):
+        pass
+    if not float(norm) > 0:
+        yield Reading("reference_check", "undecided")
+        return
+    slopes = []
+    for share in _STEPS if precision == torch.float64 else (1e-1, 3e-2, 1e-2):
+        step = float(share * size.sum().sqrt())
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = {
+                name: wide(parameters[name].detach()) + sign * step * wide(g) / float(norm)
+                for name, g in gradient.items()
+            }
+            ends.append(float(snapshot.capture.evaluate(moved, precision=precision)))
+        slopes.append((ends[0] - ends[1]) / (2.0 * step))
+    error = min(abs(slope / float(norm) - 1.0) for slope in slopes[1:])
+    spread = abs(slopes[1] - slopes[2]) / float(norm)
+    tolerance = max(3.0 * spread, 1e-3 if precision == torch.float64 else 1e-2)
+    verdict = "agrees" if error <= tolerance else "disagrees"
+    yield Reading("reference_check_error", error)
+    yield Reading("reference_check", verdict if tolerance < 0.1 else "undecided")
+
+
+def _verdict(found: list[Reading]) -> str:
+    """Return "valid", or "reference invalid" with the first reason."""
+    for reading in found:
+        where = f"{reading.rule} {reading.layer}".strip()
+        if reading.name == "reference_check":
+            if reading.value == "disagrees":
+                return "reference invalid: a central difference of the loss contradicts it"
+            continue
+        value = float(reading.value)  # type: ignore[arg-type]
+        if reading.name == "reference_norm" and not value > FLOOR:
+            return f"reference invalid: the true signal at {where} has norm {value:.1e}"
+        if reading.name == "reference_floor_ratio" and not value >= FLOOR_RATIO:
+            return f"reference invalid: the true signal at {where} is near its rounding error"
+        if reading.name == "self_cosine" and not abs(value - 1.0) <= REPEATABLE:
+            return f"reference invalid: at {where} it does not repeat itself (cosine {value:.6f})"
+        if reading.name == "feedback_sensitivity" and not value > REPEATABLE:
+            return f"reference invalid: other feedback changes nothing at {where}"
+    return "valid"

@@ -1,0 +1,193 @@
+"""Which calls are layers, where their entries are, and how they hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, final
+
+from torch import Tensor, nn
+
+from alignlab.engine.attach import Call
+from alignlab.engine.graph import Segment, reachable_calls, reaches, segments
+from alignlab.errors import MeasurementError
+from alignlab.sites import Layer
+
+__all__ = ["Layout", "parameter"]
+
+
+@final
+class Layout:
+    """The measured calls of one forward pass as layers, with their entries.
+
+    Attributes:
+        calls: Calls on which the loss depends, in order.
+        segments: Pairs of entry and layers.
+        layers: The calls as layers, in the same order.
+    """
+
+    def __init__(self, calls: Sequence[Call], loss: Tensor) -> None:
+        """Keep the calls on which the loss depends."""
+        self._start: Final = loss.grad_fn
+        self.calls: Final = _in_the_graph(calls, self._start)
+        self.segments: Final = segments(self.calls)
+        self.layers: Final = _described(self.calls, self.segments)
+        self._index: Final = {layer.name: k for k, layer in enumerate(self.layers)}
+
+    @property
+    def output_layer(self) -> Layer:
+        """The only layer that no measured layer reads.
+
+        Raises:
+            MeasurementError: There are several, so there is no single error.
+        """
+        outputs = [layer for layer in self.layers if layer.is_output]
+        if len(outputs) != 1:
+            names = ", ".join(layer.name for layer in outputs)
+            msg = (
+                f"The model ends in {len(outputs)} layers ({names}); direct rules need one "
+                "output layer, whose gradient is the error."
+            )
+            raise MeasurementError(msg)
+        return outputs[0]
+
+    def call(self, layer: Layer) -> Call:
+        """Return the call behind a layer."""
+        return self.calls[self._index[layer.name]]
+
+    def entry_edge(self, segment: Segment) -> Any:
+        """Return the gradient edge of a segment's entry."""
+        return self.calls[segment.consumer].input_edge
+
+    def entry_shape(self, segment: Segment) -> tuple[int, ...]:
+        """Return the shape of a segment's entry with its samples."""
+        return tuple(self.calls[segment.consumer].input.shape)
+
+    def segment_of(self, layer: Layer) -> Segment:
+        """Return the segment in which a hidden layer lies."""
+        index = self._index[layer.name]
+        return next(s for s in self.segments if index in s.members)
+
+    def consumers_of(self, layer: Layer) -> list[Layer]:
+        """Return the layers that read a layer's entry."""
+        edge = self.entry_edge(self.segment_of(layer))
+        return [
+            self.layers[k]
+            for k, call in enumerate(self.calls)
+            if call.input_edge is not None
+            and call.input_edge.node is edge.node
+            and call.input_edge.output_nr == edge.output_nr
+        ]
+
+    def groups(self, granularity: str) -> list[Segment]:
+        """Return the stretches below which direct feedback is injected.
+
+        Args:
+            granularity: ``micro``, every segment by itself; ``macro``, the segments of one
+                parent module together.
+
+        Raises:
+            MeasurementError: There is only one block.
+        """
+        if granularity == "micro":
+            return self.segments
+        blocks: dict[str, list[Segment]] = {}
+        for segment in self.segments:
+            last = self.calls[segment.members[-1]].module_name
+            blocks.setdefault(last.rpartition(".")[0], []).append(segment)
+        if len(blocks) < 2:
+            msg = (
+                "All layers have one parent module, so macro feedback would be backpropagation; "
+                "group the layers of each block in a module, or use granularity=micro."
+            )
+            raise MeasurementError(msg)
+        return [
+            Segment(group[-1].consumer, tuple(sorted(k for s in group for k in s.members)))
+            for group in blocks.values()
+        ]
+
+    def below(self, group: Segment) -> set[Any]:
+        """Return the nodes below a group, at which its own parameters end."""
+        first = group.members[0]
+        nodes = {c.output_edge.node for k, c in enumerate(self.calls) if k < first}
+        edge = self.calls[first].input_edge
+        return nodes | ({edge.node} if edge is not None else set())
+
+    def narrowest_above(self, layer: Layer) -> tuple[int, str] | None:
+        """Return the narrowest place through which the error must pass to reach an entry.
+
+        A place counts only where every path from the loss to the entry runs through it,
+        so that a shortcut around a narrow layer lifts its limit.
+
+        Args:
+            layer: Any hidden layer.
+
+        Returns:
+            Units per sample and the name of the layer, or None where there is no such place.
+        """
+        target = self.entry_edge(self.segment_of(layer)).node
+        found: list[tuple[int, str]] = []
+        for k, other in enumerate(self.layers):
+            if other.is_output or other.depth <= layer.depth:
+                continue
+            if not reaches(self._start, target, {self.calls[k].output_edge.node}):
+                found.append((other.width, other.name))
+            entry = self.entry_edge(self.segment_of(other)).node
+            if entry is not target and not reaches(self._start, target, {entry}):
+                found.append((other.entry_width, other.name))
+        return min(found) if found else None
+
+
+def parameter(module: nn.Module, key: str) -> Tensor:
+    """Return a module's tensor by name.
+
+    Raises:
+        MeasurementError: There is none.
+    """
+    value = getattr(module, key)
+    if not isinstance(value, Tensor):
+        msg = f"{type(module).__name__} has no tensor {key!r}."
+        raise MeasurementError(msg)
+    return value
+
+
+def _in_the_graph(calls: Sequence[Call], start: Any) -> list[Call]:
+    inside: set[int] = set()
+    frontier = reachable_calls(start, calls)
+    while frontier:
+        inside.update(frontier)
+        edges = [calls[k].input_edge for k in frontier]
+        reached = {j for e in edges if e is not None for j in reachable_calls(e.node, calls)}
+        frontier = sorted(reached - inside)
+    if not inside:
+        msg = "The loss does not depend on any measured layer."
+        raise MeasurementError(msg)
+    return [calls[k] for k in sorted(inside)]
+
+
+def _described(calls: Sequence[Call], found: Sequence[Segment]) -> tuple[Layer, ...]:
+    consumer = {m: s.consumer for s in found for m in s.members}
+    return tuple(
+        _layer(call, k + 1, calls[consumer[k]] if k in consumer else None)
+        for k, call in enumerate(calls)
+    )
+
+
+def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
+    weight = parameter(call.module, "weight")
+    bias = getattr(call.module, "bias", None)
+    kind = next(
+        c.__name__ for c in type(call.module).__mro__ if c.__module__.startswith("torch.nn")
+    )
+    channel_axis = 1 if kind.startswith("Conv") else -1
+    return Layer(
+        name=call.name,
+        module=call.module_name,
+        kind=kind,
+        depth=depth,
+        shape=tuple(call.output_shape[1:]),
+        entry_shape=tuple(consumer.input.shape[1:]) if consumer else (),
+        consumer=consumer.name if consumer else "",
+        fan_in=weight[0].numel(),
+        n_parameters=weight.numel() + (bias.numel() if bias is not None else 0),
+        channels=call.output_shape[channel_axis],
+    )
