@@ -1,0 +1,103 @@
+"""Plain values beside the weights: hyper-parameters, counters, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from alignlab.checkpoints._contents import children
+from alignlab.checkpoints._foreign import Foreign
+
+__all__ = ["hyper_parameters", "plain", "plain_entries"]
+
+_HYPER = (
+    "hyper_parameters",
+    "hparams",
+    "hyperparameters",
+    "model_args",
+    "model_config",
+    "args",
+    "config",
+    "cfg",
+    "opt",
+)
+_MOST = 200
+_DEEPEST = 6
+_LONGEST = 300
+
+
+def hyper_parameters(root: object) -> dict[str, object]:
+    """Return what the file says about how the network was built.
+
+    Args:
+        root: What the file holds.
+
+    Returns:
+        The first of the usual entries that is there, as plain values; empty if none is.
+    """
+    held = children(root)
+    for name in _HYPER:
+        value = plain(held.get(name))
+        if isinstance(value, dict) and value:
+            return value
+    return {}
+
+
+def plain_entries(root: object) -> dict[str, object]:
+    """Return the numbers and short texts directly in a dict, such as epoch and accuracy."""
+    if not isinstance(root, Mapping):
+        return {}
+    result: dict[str, object] = {}
+    for name, value in root.items():
+        single = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if isinstance(single, bool | int | float | str) and isinstance(name, str):
+            result[name] = single[:_LONGEST] if isinstance(single, str) else single
+    return result
+
+
+def plain(node: object, depth: int = 0) -> object:
+    """Return a tree as dicts, lists, numbers and texts.
+
+    Args:
+        node: Any part of a file.
+        depth: How deep in the tree it lies.
+
+    Returns:
+        Placeholders become what they hold, tensors their shape, anything deep or long a text.
+    """
+    if isinstance(node, bool | int | float | None):
+        return node
+    if depth > _DEEPEST:
+        return "..."
+    if isinstance(node, Foreign):
+        return _plain_foreign(node, depth)
+    if isinstance(node, Mapping):
+        pairs = list(node.items())[:_MOST]
+        return {str(name): plain(value, depth + 1) for name, value in pairs}
+    if isinstance(node, list | tuple | set | frozenset):
+        return [plain(value, depth + 1) for value in list(node)[:_MOST]]
+    return _single(node)
+
+
+def _single(node: object) -> object:
+    if isinstance(node, Tensor):
+        return node.item() if node.numel() == 1 else f"tensor of shape {tuple(node.shape)}"
+    return str(node)[:_LONGEST]
+
+
+def _plain_foreign(node: Foreign, depth: int) -> object:
+    """Return what a placeholder holds; its name where that says nothing."""
+    state = node.state
+    if node.path.startswith("pathlib."):
+        return "/".join(map(str, node.args)).replace("//", "/")
+    if isinstance(state, Mapping) and node.path.startswith("omegaconf."):
+        for inner in ("_content", "_val"):
+            if inner in state:
+                return plain(state[inner], depth + 1)
+    if node.is_module:
+        return str(node)
+    for held in (node.entries, state, node.values):
+        if held and isinstance(held, Mapping | list):
+            return plain(held, depth + 1)
+    return plain(node.args[0], depth + 1) if len(node.args) == 1 else str(node)
