@@ -16,6 +16,8 @@ _STORABLE = (
     *("float32", "float64", "int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64", "bool"),
 )
+# xarray takes objects for text by their content, and an array of none for numbers, but for this.
+_TEXT = np.dtype("O", metadata={"element_type": str})
 
 
 def encoded(ds: xr.Dataset) -> xr.Dataset:
@@ -88,6 +90,6 @@ def _may_be_text(array: np.ndarray) -> bool:
 
 def _as_objects(array: np.ndarray) -> np.ndarray:
     """Return words as an array of ``str`` objects, however they were held."""
-    objects = np.empty(array.shape, dtype=object)
+    objects = np.empty(array.shape, dtype=_TEXT)
     objects.reshape(-1)[:] = [str(text) for text in array.reshape(-1)]
     return objects

@@ -25,6 +25,8 @@ _SIGNATURES = (
 )
 # Codecs that only move and compress bytes; none of them can name code to run.
 _CODECS = ("bytes", "vlen-utf8", "zstd", "gzip", "blosc", "crc32c", "transpose")
+# The recording, "tensors", a layer.
+_LEVELS = 3
 _HOW = "alignlab writes and reads netCDF-4 (.nc) and Zarr v3 (.zarr)"
 
 
@@ -70,21 +72,24 @@ def require_plain_hdf5(path: Path) -> None:
         raise RecordingError(message)
     try:
         with h5py.File(path, "r") as file:
-            _require_own_content(file, path)
+            _require_own_content(file, path, levels=_LEVELS)
     except (OSError, RuntimeError, KeyError) as error:
         message = f"{path} is cut short or damaged ({error}). Copy or record it again."
         raise RecordingError(message) from error
 
 
-def _require_own_content(group: Any, path: Path) -> None:
-    """Refuse links and storage outside the file, which reading would open."""
+def _require_own_content(group: Any, path: Path, levels: int) -> None:
+    """Refuse links and storage outside the file, which reading would open, and endless nesting."""
+    if levels == 0:
+        message = f"{path} has groups within groups without end; recordings have {_LEVELS} levels."
+        raise RecordingError(message)
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             message = f"{path} holds a link to elsewhere ({name!r}); recordings have none."
             raise RecordingError(message)
         item = group[name]
         if isinstance(item, h5py.Group):
-            _require_own_content(item, path)
+            _require_own_content(item, path, levels - 1)
         elif isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
             message = f"{path} keeps {name!r} in another file; recordings are self-contained."
             raise RecordingError(message)
@@ -106,35 +111,52 @@ def require_plain_zarr(path: Path) -> None:
         if entry.is_symlink():
             message = f"{path} holds a link to elsewhere ({entry.name!r}); recordings have none."
             raise RecordingError(message)
-        if entry.name == "zarr.json":
-            _require_plain_node(entry, path)
+    _require_plain_node(path, path)
 
 
-def _require_plain_node(metadata: Path, store: Path) -> None:
-    """Check one group or array of a store."""
-    where = metadata.parent.relative_to(store)
+def _require_plain_node(folder: Path, store: Path) -> None:
+    """Check one group or array of a store, and what lies below it."""
+    where = str(folder.relative_to(store))
     try:
-        node = json.loads(metadata.read_text(encoding="utf-8"))
+        node = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
         if node["zarr_format"] != 3 or node["node_type"] not in {"group", "array"}:
             raise KeyError
-        if node["node_type"] == "group":
-            return
-        codecs = [codec["name"] for codec in node["codecs"]]
-        grid = node["chunk_grid"]["configuration"]["chunk_shape"]
-        sizes = zip(node["shape"], grid, strict=True)
-        expected = math.prod(math.ceil(size / chunk) for size, chunk in sizes)
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        message = f"{store} is damaged: the metadata of {str(where)!r} cannot be read."
+        if node["node_type"] == "array":
+            _require_plain_codecs([codec["name"] for codec in node["codecs"]], store)
+            grid = node["chunk_grid"]["configuration"]["chunk_shape"]
+            sizes = zip(node["shape"], grid, strict=True)
+            expected = math.prod(math.ceil(size / chunk) for size, chunk in sizes)
+    except RecordingError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        message = f"{store} is damaged: {where!r} has no metadata that can be read."
         raise RecordingError(message) from error
+    if node["node_type"] == "array":
+        _require_chunks(folder, store, expected)
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            _require_plain_node(entry, store)
+        elif entry.name != "zarr.json":
+            message = f"{store} holds {entry.name!r}, which is no part of it; remove that."
+            raise RecordingError(message)
+
+
+def _require_plain_codecs(codecs: list[str], store: Path) -> None:
+    """Refuse encodings that alignlab does not write, since a codec may be code."""
     strange = [name for name in codecs if name not in _CODECS]
-    if strange or node.get("storage_transformers"):
+    if strange:
         message = f"{store} is encoded with {strange}, which alignlab does not write nor run."
         raise RecordingError(message)
-    chunks = metadata.parent / "c"
+
+
+def _require_chunks(folder: Path, store: Path, expected: int) -> None:
+    """Refuse an array of which a part is not there: Zarr would fill it in without a word."""
+    chunks = folder / "c"
     present = sum(file.is_file() for file in (chunks, *chunks.rglob("*")))
     if present != expected:
         message = (
-            f"{store} is incomplete: {str(where)!r} has {present} of {expected} chunks. "
+            f"{store} is incomplete: {folder.name!r} has {present} of {expected} chunks. "
             "Copy it again, or write it with alignlab.recording.save."
         )
         raise RecordingError(message)

@@ -77,11 +77,15 @@ def replacing(path: Path) -> Iterator[Path]:
     draft, previous = workplace / path.name, workplace / _PREVIOUS
     try:
         yield draft
-        _flush(draft)
-        if draft.is_dir() and path.exists():
-            path.rename(previous)
-        draft.replace(path)
-        _flush_one(path.parent)
+        try:
+            _flush(draft)
+            if draft.is_dir() and path.exists():
+                path.rename(previous)
+            draft.replace(path)
+            _flush_one(path.parent)
+        except OSError as error:
+            message = f"Cannot write {path}: {error.strerror or error}; nothing was changed."
+            raise InputError(message) from error
     finally:
         if previous.exists() and not path.exists():
             previous.rename(path)

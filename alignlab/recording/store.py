@@ -82,7 +82,11 @@ def load(path: str | Path) -> xr.Dataset:
     """
     path = _existing(path)
     ds = migrate(_read(path, group=None))
-    validate(ds)
+    try:
+        validate(ds)
+    except RecordingError as error:
+        message = f"{path}: {error}"
+        raise RecordingError(message) from error
     return ds
 
 
@@ -187,7 +191,12 @@ def _in_order(ds: xr.Dataset) -> xr.Dataset:
     if _ORDER not in ds.attrs:
         return ds
     attrs = dict(ds.attrs)
-    order = {name: place for place, name in enumerate(json.loads(attrs.pop(_ORDER)))}
+    names = json.loads(attrs.pop(_ORDER))
+    lost = [name for name in names if name not in ds.variables]
+    if lost:
+        message = f"it lacks {lost[0]!r}; copy it again, or write it with alignlab.recording.save."
+        raise RecordingError(message)
+    order = {name: place for place, name in enumerate(names)}
 
     def place(name: Hashable) -> int:
         return order.get(name, len(order))
