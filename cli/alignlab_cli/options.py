@@ -16,25 +16,34 @@ from alignlab.plugins import names
 __all__ = [
     "HELP",
     "RecordedCommand",
+    "allow_unsafe_pickle",
     "command_line",
     "complete",
     "force",
     "json_output",
+    "key",
     "literals",
     "numbers",
     "pairs",
     "quiet",
     "recording",
+    "words",
 ]
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
+allow_unsafe_pickle = click.option(
+    "--allow-unsafe-pickle", is_flag=True, help="Unpickle a FILE that you trust; it may run code."
+)
 force = click.option("--force", is_flag=True, help="Replace what is already there.")
 json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+key = click.option(
+    "--key", metavar="NAME", default="", help="A network of a FILE that holds several."
+)
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; print only the path.")
 recording = click.argument("recording", type=click.Path())
 
-WORDS = "alignlab_cli.words"
+TYPED = "alignlab_cli.typed"
 
 
 class RecordedCommand(click.Command):
@@ -42,14 +51,13 @@ class RecordedCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words, then read them as any command does."""
-        ctx.meta[WORDS] = tuple(args)
+        ctx.meta[TYPED] = tuple(args)
         return super().parse_args(ctx, args)
 
 
 def command_line(ctx: click.Context) -> str:
     """Return the command as it was typed, with file names in place of paths."""
-    words = [*ctx.command_path.split(), *map(_without_folders, ctx.meta[WORDS])]
-    return shlex.join(words)
+    return shlex.join([*ctx.command_path.split(), *map(_without_folders, ctx.meta[TYPED])])
 
 
 def complete(package: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -96,6 +104,11 @@ def numbers(
         option = parameter.opts[-1]
         message = f"{option} takes a number, or one per channel with commas; it was given {text!r}."
         raise InputError(message) from error
+
+
+def words(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Read words with commas between them; a click callback."""
+    return tuple(filter(None, (part.strip() for part in (text or "").split(","))))
 
 
 def _literal(text: str) -> object:

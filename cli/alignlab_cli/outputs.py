@@ -8,31 +8,36 @@ from pathlib import Path
 
 from alignlab.errors import InputError, MissingError
 
-__all__ = ["check_file", "check_folder", "write_text"]
+__all__ = ["check_folder", "check_page", "check_writable", "write_text"]
+
+SUFFIXES = (".html", ".htm")
 
 
-def check_file(path: Path, *, suffixes: tuple[str, ...], force: bool) -> None:
-    """Refuse a file that could not be written at the end of the work.
+def check_page(path: Path, *, force: bool) -> None:
+    """Refuse a page that could not be written at the end of the work.
 
     Args:
-        path: The file to be written.
-        suffixes: The endings that are understood.
+        path: The page to be written.
         force: Whether a file that exists may be replaced.
 
     Raises:
-        InputError: Another ending, a file that exists, or a folder that cannot be written to.
+        InputError: Another ending, something that may not be replaced, or a folder that cannot be
+            written to.
         MissingError: The folder does not exist.
     """
-    if path.suffix not in suffixes:
-        message = f"{path.name} must end in {' or '.join(suffixes)}, so that its format is known."
+    if path.suffix not in SUFFIXES:
+        message = f"Cannot write {path}: end its name with {' or '.join(SUFFIXES)}."
         raise InputError(message)
-    if path.exists() and not force:
-        message = f"{path} exists. Choose another name with -o, or replace it with --force."
+    if path.is_dir():
+        message = f"{path} is a folder and is not replaced; choose another name with -o."
+        raise InputError(message)
+    if os.path.lexists(path) and not force:
+        message = f"{path} exists; choose another name with -o, or replace it with --force."
         raise InputError(message)
     if not path.parent.is_dir():
         message = f"The folder {path.parent} of -o does not exist. Make it first."
         raise MissingError(message)
-    _check_writable(path.parent)
+    check_writable(path.parent)
 
 
 def check_folder(folder: Path) -> None:
@@ -42,7 +47,7 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         message = f"The folder {folder} cannot be made: {error.strerror}. Choose another with -o."
         raise InputError(message) from error
-    _check_writable(folder)
+    check_writable(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,7 +64,7 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Refuse a folder in which no file can be made; permissions alone do not tell."""
     try:
         with tempfile.TemporaryFile(dir=folder):

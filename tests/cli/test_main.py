@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import click
@@ -42,15 +42,15 @@ class Recorder:
         self.saved: dict[str, Any] = {}
         self.failure: Exception | None = None
 
-    def analyze_checkpoint(self, path: str, **asked: Any) -> xr.Dataset:
+    def analyze_checkpoint(self, path: str, **asked: Any) -> SimpleNamespace:
         self.asked = {"path": path, **asked}
         asked["progress"]("layer", 1, 2)
         if self.failure:
             raise self.failure
-        return xr.Dataset(attrs={"checkpoint": "model.pt"})
+        return SimpleNamespace(recording=xr.Dataset(), tensors={"fc1": xr.Dataset()})
 
-    def save(self, dataset: xr.Dataset, path: Path, *, overwrite: bool) -> Path:
-        self.saved = {"path": path, "overwrite": overwrite}
+    def save(self, dataset: xr.Dataset, path: Path, **how: Any) -> Path:
+        self.saved = {"path": path, **how}
         path.write_bytes(b"recording")
         return path
 
@@ -78,8 +78,8 @@ def test_analyze_hands_every_option_to_the_library_under_its_own_name(library: R
         *("--mean", "0.1307", "--std", "0.3,0.31,0.32", "--split", "train", "--samples", "128"),
         *("--loss", "mse", "--mode", "train", "--device", "cpu", "--seed", "3", "--draws", "50"),
         *("--feedback", "fc1=B1", "--feedback", "fc2=B2", "--replay", "7", "--rename", "a.w=b.w"),
-        *("--diagnostic", "gate", "--preset", "fast", "--save", "signals"),
-        *("--plain-model", "net.py:plain", "--allow-unsafe-pickle", "--download"),
+        *("--diagnostic", "gate", "--preset", "fast", "--save", "signals,feedback"),
+        *("--key", "net", "--plain-model", "net.py:plain", "--allow-unsafe-pickle", "--download"),
         *("-o", "run.nc"),
     )
     assert result.exit_code == 0, result.output
@@ -105,12 +105,15 @@ def test_analyze_hands_every_option_to_the_library_under_its_own_name(library: R
         "rename": {"a.w": "b.w"},
         "diagnostics": ("gate",),
         "preset": "fast",
-        "save": "signals",
+        "save": ("signals", "feedback"),
+        "key": "net",
         "plain_model": "net.py:plain",
         "allow_unsafe_pickle": True,
         "download": True,
     }
-    assert library.saved == {"path": Path("run.nc"), "overwrite": False}
+    assert library.saved["path"] == Path("run.nc")
+    assert library.saved["overwrite"] is False
+    assert list(library.saved["tensors"]) == ["fc1"]
     assert result.stdout == "run.nc\n"
 
 
@@ -134,9 +137,9 @@ def test_the_recorded_command_names_files_and_not_folders(library: Recorder) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("-o", "run.txt"), "must end in .nc or .zarr"),
-        (("-o", "taken.nc"), "exists. Choose another name with -o, or replace it with --force"),
-        (("-o", "nowhere/run.nc"), "does not exist"),
+        (("-o", "run.txt"), "end its name with .nc"),
+        (("-o", "taken.nc"), "exists; choose another name, or replace it with --force"),
+        (("-o", "nowhere/run.nc"), "there is no folder nowhere"),
         (("--model-arg", "width"), "--model-arg takes NAME=VALUE; it was given 'width'"),
         (("--rename", "a=b", "--rename", "a=c"), "--rename names 'a' twice"),
         (("--mean", "zero"), "--mean takes a number"),

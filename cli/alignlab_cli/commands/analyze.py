@@ -11,16 +11,19 @@ from alignlab.errors import InputError
 from alignlab_cli.options import (
     HELP,
     RecordedCommand,
+    allow_unsafe_pickle,
     command_line,
     complete,
     force,
     json_output,
+    key,
     literals,
     numbers,
     pairs,
     quiet,
+    words,
 )
-from alignlab_cli.outputs import check_file
+from alignlab_cli.outputs import check_writable
 from alignlab_cli.progress import Progress
 
 __all__ = ["command"]
@@ -108,11 +111,15 @@ def command() -> None:
     help="Only these; see 'alignlab list diagnostics'.",
 )
 @click.option("--preset", metavar="NAME", help="A named choice of diagnostics.")
-@click.option("--save", metavar="WHAT", help="signals,weight-gradients,feedback: raw tensors too.")
-@click.option("--plain-model", metavar="SPEC", help="A twin of the model without own backwards.")
 @click.option(
-    "--allow-unsafe-pickle", is_flag=True, help="Unpickle a FILE that you trust; it may run code."
+    "--save",
+    metavar="WHAT",
+    callback=words,
+    help="Keep raw tensors too: signals,weight-gradients,feedback.",
 )
+@key
+@click.option("--plain-model", metavar="SPEC", help="A twin of the model without own backwards.")
+@allow_unsafe_pickle
 @click.option("--download", is_flag=True, help="Fetch a data set that is not there.")
 @quiet
 @json_output
@@ -132,8 +139,11 @@ def checkpoint(
 
     Without --model and --data, what the weights and their feedback alone tell is measured.
     """
+    from alignlab.recording import check, save
+
     path = output or Path(f"{Path(file).stem}.nc")
-    check_file(path, suffixes=(".nc", ".zarr"), force=force)
+    check(path, overwrite=force)
+    check_writable(path.parent)
     if measurement["model"] and not measurement["data"]:
         message = (
             "--model was given without --data. Add --data digits, npz:FILE, file.py:load or "
@@ -142,12 +152,11 @@ def checkpoint(
         raise InputError(message)
 
     from alignlab.analyze import analyze_checkpoint
-    from alignlab.recording import save
     from alignlab_cli.summary import show
 
     with Progress(quiet=quiet) as progress:
-        dataset = analyze_checkpoint(
+        analysis = analyze_checkpoint(
             file, **measurement, command=command_line(ctx), progress=progress
         )
-    written = save(dataset, path, overwrite=force)
-    show(dataset, written, quiet=quiet, as_json=as_json)
+    written = save(analysis.recording, path, overwrite=force, tensors=analysis.tensors)
+    show(analysis.recording, written, quiet=quiet, as_json=as_json)

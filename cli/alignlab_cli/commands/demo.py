@@ -64,7 +64,7 @@ def _analyse(
     from alignlab.report import render
 
     rules = _rules(example)
-    dataset = analyze_checkpoint(
+    analysis = analyze_checkpoint(
         example.file,
         model=example.model,
         model_arguments=example.model_arguments,
@@ -73,9 +73,9 @@ def _analyse(
         command=_command(example, rules),
         progress=progress,
     )
-    save(dataset, folder / f"{example.file.stem}.nc", overwrite=True)
-    write_text(folder / f"{example.file.stem}.html", render(dataset))
-    return dataset
+    save(analysis.recording, folder / f"{example.file.stem}.nc", overwrite=True)
+    write_text(folder / f"{example.file.stem}.html", render(analysis.recording))
+    return analysis.recording
 
 
 def _rules(example: Example) -> tuple[str, ...]:

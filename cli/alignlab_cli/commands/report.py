@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from alignlab_cli.options import HELP, force, recording
-from alignlab_cli.outputs import check_file, write_text
+from alignlab_cli.outputs import check_page, write_text
 
 __all__ = ["command"]
 
@@ -27,6 +27,6 @@ def command(*, recording: str, output: Path | None, force: bool) -> None:
     from alignlab.report import render
 
     page = output or Path(recording).with_suffix(".html")
-    check_file(page, suffixes=(".html", ".htm"), force=force)
+    check_page(page, force=force)
     write_text(page, render(load(Path(recording))))
     click.echo(page)
