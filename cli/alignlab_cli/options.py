@@ -37,9 +37,7 @@ allow_unsafe_pickle = click.option(
 )
 force = click.option("--force", is_flag=True, help="Replace what is already there.")
 json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-key = click.option(
-    "--key", metavar="NAME", default="", help="A network of a FILE that holds several."
-)
+key = click.option("--key", metavar="NAME", default="", help="Which of several networks in FILE.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; print only the path.")
 recording = click.argument("recording", type=click.Path())
 
