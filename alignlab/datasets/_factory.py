@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def _stack(dataset: Dataset[Any], spec: str) -> tuple[object, object]:
     if not hasattr(dataset, "__len__"):
         message = f"{spec} returned a Dataset without a length; it must be indexed by number."
         raise InputError(message)
-    items = [dataset[index] for index in range(len(dataset))]
+    items = cast("list[Any]", call(partial(_items, dataset), {}, source=spec))
     if any(not isinstance(item, tuple | list) or len(item) != 2 for item in items):
         message = f"{spec}: the items of its Dataset must be pairs (x, y)."
         raise InputError(message)
@@ -73,6 +74,11 @@ def _stack(dataset: Dataset[Any], spec: str) -> tuple[object, object]:
         message = f"{spec}: its inputs have different shapes, such as {sorted(shapes)[:2]}."
         raise InputError(message)
     return np.stack(inputs), np.stack(targets)
+
+
+def _items(dataset: Any) -> list[Any]:
+    """Return every item of a map-style data set."""
+    return [dataset[index] for index in range(len(dataset))]
 
 
 def _array(value: object, spec: str) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,10 +66,11 @@ def _open(path: Path) -> Mapping[str, NDArray[Any]]:
                 message = f"{path.name} holds one bare array; save x and y with numpy.savez."
                 raise InputError(message)
             return {key: _member(opened, key, path) for key in opened.files if _is_data(key)}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        message = f"{path.name} cannot be read as npz ({error}); save it with numpy.savez."
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes zipfile, zlib and numpy raise almost anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"{path.name} cannot be read as npz ({reason}); save it with numpy.savez."
         raise InputError(message) from error
 
 

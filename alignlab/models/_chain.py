@@ -101,7 +101,13 @@ def dense(
 
 
 def convolutions(
-    maps: Sequence[int], size: int, *, kernel_size: int, padding: int, pooling: str, after: Hidden
+    maps: Sequence[int],
+    size: int,
+    *,
+    kernel_size: int,
+    padding: Sequence[int],
+    pooling: str,
+    after: Hidden,
 ) -> tuple[list[Step], int]:
     """Return convolutions ``conv1``, ``conv2``, ..., each pooled, and the image's edge after them.
 
@@ -109,7 +115,7 @@ def convolutions(
         maps: Channels of the images, then of each convolution.
         size: Edge of the images in pixels.
         kernel_size: Edge of the kernels.
-        padding: Pixels on each side.
+        padding: Pixels on each side, for each convolution.
         pooling: Kind.
         after: Norm, activation, dropout.
 
@@ -120,9 +126,10 @@ def convolutions(
         InputError: Nothing would be left of the image.
     """
     steps: list[Step] = []
-    for number, (before, now) in enumerate(pairwise(maps), start=1):
-        size = convolved(size, kernel_size, padding=padding, name=f"conv{number}")
-        layer = nn.Conv2d(before, now, kernel_size, padding=padding, bias=after.bias)
+    layers = zip(pairwise(maps), padding, strict=True)
+    for number, ((before, now), margin) in enumerate(layers, start=1):
+        size = convolved(size, kernel_size, padding=margin, name=f"conv{number}")
+        layer = nn.Conv2d(before, now, kernel_size, padding=margin, bias=after.bias)
         steps.append((f"conv{number}", layer))
         steps += after.steps(number, partial(nn.BatchNorm2d, now))
         pooled, size = pool(pooling, number, size)

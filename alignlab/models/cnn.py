@@ -62,7 +62,7 @@ class CNN(Chain):
             maps,
             positive(image_size, "image_size"),
             kernel_size=kernel,
-            padding=margin(padding, kernel),
+            padding=[margin(padding, kernel)] * (len(maps) - 1),
             pooling=pooling,
             after=between,
         )

@@ -18,7 +18,7 @@ class LeNet(Chain):
     Args:
         in_channels: Channels of the images.
         image_size: Their edge in pixels.
-        padding: Pixels on each side; 2 for images of 28 pixels.
+        padding: Pixels on each side of the images; 2 makes up for images of 28 pixels.
         classes: Outputs.
         activation: Name, such as ``relu`` or ``tanh``.
         pooling: ``"max"`` or ``"avg"`` over 2 by 2 pixels, or ``"none"``.
@@ -50,7 +50,7 @@ class LeNet(Chain):
             maps,
             positive(image_size, "image_size"),
             kernel_size=_KERNEL,
-            padding=margin(padding, _KERNEL),
+            padding=(margin(padding, _KERNEL), 0),
             pooling=pooling,
             after=between,
         )

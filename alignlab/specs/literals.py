@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterable
 
@@ -12,6 +13,8 @@ __all__ = ["literal", "parse_arguments", "split_options"]
 
 _WORDS = {"true": True, "false": False, "none": None}
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+_TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|.""", re.DOTALL)
+"""A quoted text as a whole, or one character."""
 
 
 def literal(text: str) -> object:
@@ -83,25 +86,22 @@ def split_options(text: str) -> list[str]:
         >>> split_options("distribution=uniform, widths=(64, 32)")
         ['distribution=uniform', 'widths=(64, 32)']
     """
-    parts, open_brackets, quote = [""], list[str](), ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        elif character in _CLOSING:
-            open_brackets.append(_CLOSING[character])
-        elif character in _CLOSING.values() and (
-            not open_brackets or open_brackets.pop() != character
-        ):
-            message = f"{text!r} has a {character!r} that closes nothing; check its brackets."
+    parts, closing = [""], list[str]()
+    for token in _TOKEN.findall(text):
+        if token in _CLOSING:
+            closing.append(_CLOSING[token])
+        elif token in _CLOSING.values() and (not closing or closing.pop() != token):
+            message = f"{text!r} has a {token!r} that closes nothing; check its brackets."
             raise InputError(message)
-        if character == "," and not quote and not open_brackets:
+        elif token in {"'", '"'}:
+            message = f"{text!r} has a {token} that is never closed; check its quotes."
+            raise InputError(message)
+        if token == "," and not closing:
             parts.append("")
         else:
-            parts[-1] += character
-    if quote or open_brackets:
-        message = f"{text!r} never closes with {quote or open_brackets[-1]!r}; check its brackets."
+            parts[-1] += token
+    if closing:
+        message = f"{text!r} never closes with {closing[-1]!r}; check its brackets."
         raise InputError(message)
     stripped = [part.strip() for part in parts]
     return [] if stripped == [""] else stripped

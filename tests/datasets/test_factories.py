@@ -39,6 +39,12 @@ class Endless(torch.utils.data.IterableDataset):
     def __iter__(self):
         yield 1, 1
 
+class Moody(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+    def __getitem__(self, index):
+        return {0: (torch.zeros(2), 0)}[index]
+
 def tokens():
     return torch.arange(20).reshape(5, 4), torch.arange(20).reshape(5, 4)
 
@@ -112,6 +118,7 @@ def test_half_precision_becomes_float32(pairs: str) -> None:
         ("lonely", r"must be pairs \(x, y\)"),
         ("Endless", "Dataset without a length"),
         ("broken", "failed with RuntimeError: no disk at all"),
+        ("Moody", "failed with KeyError: 1"),
         ("number", "is a int; it must be a function"),
     ],
 )

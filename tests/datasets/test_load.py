@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
 from alignlab.datasets import load
-from alignlab.errors import InputError, MissingError
+from alignlab.errors import AlignlabError, InputError, MissingError
 
 DIGITS_TEST = "5ed8d02ffe11758dcf80b2a2e0fa7efbd66a112c64d8281a96a619d8d0b215f9"
 WHOLE = np.bincount(load_digits().target)
@@ -239,6 +242,29 @@ def test_a_truncated_npz_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"own\.npz cannot be read as npz"):
         load(f"npz:{path}")
+
+
+@given(
+    flips=st.lists(st.tuples(st.integers(0, 10**4), st.integers(0, 255)), min_size=1, max_size=3),
+    packed=st.booleans(),
+)
+def test_a_damaged_npz_is_read_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]], packed: bool
+) -> None:
+    buffer = io.BytesIO()
+    write = np.savez_compressed if packed else np.savez
+    write(buffer, x=np.linspace(0, 1, 48).reshape(4, 3, 2, 2), y=np.arange(4))
+    content = bytearray(buffer.getvalue())
+    for place, value in flips:
+        content[place % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.npz"
+    path.write_bytes(content)
+    try:
+        said = load(f"npz:{path}").name
+    except AlignlabError as error:
+        said = str(error)
+    assert said.startswith("damaged.npz")
+    assert "\n" not in said
 
 
 def test_a_bare_array_is_refused(tmp_path: Path) -> None:
