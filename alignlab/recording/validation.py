@@ -30,18 +30,16 @@ from alignlab.recording.schema import (
 
 __all__ = ["REQUIRED_ATTRS", "validate"]
 
-_ALWAYS = (
-    *("alignlab_version", "numpy_version", "python_version", "torch_version", "created"),
-    *("recording_kind", "device", "dtype", "model", "parameter_hash", "command"),
-)
-_MEASURED = ("data", "data_hash", "loss", "reduction", "mode", "n_samples", "seed", "draws")
+_ALWAYS = ("alignlab_version", "torch_version", "recording_kind")
+_MEASURED = ("model", "device", "dtype", "mode", "n_samples", "seed", "draws")
+_FROM_COMMAND = ("numpy_version", "python_version", "created", "command")
 _FROM_FILE = ("checkpoint", "checkpoint_sha256")
+_FROM_SAMPLES = ("parameter_hash", "data", "data_hash", "loss", "reduction")
 REQUIRED_ATTRS = {
-    "checkpoint": (*_ALWAYS, *_MEASURED, *_FROM_FILE),
-    "weights": (*_ALWAYS, *_FROM_FILE),
+    "checkpoint": (*_ALWAYS, *_MEASURED, *_FROM_COMMAND, *_FROM_FILE, *_FROM_SAMPLES),
+    "weights": (*_ALWAYS, *_FROM_COMMAND, *_FROM_FILE),
     "probe": (*_ALWAYS, *_MEASURED),
 }
-_OF_EVERY_LAYER = ("layer_kind", "depth", "is_output")
 _OF_EVERY_VARIABLE = ("long_name", "units", "source", "better")
 _KINDS = {"float": "fiu", "int": "iu", "string": "OUT", "bool": "b"}
 _TOLERANCE = 1e-6
@@ -120,7 +118,10 @@ def _dimensions(ds: xr.Dataset) -> Iterator[str]:
     if "step" not in ds.dims:
         yield "there is no dimension 'step'"
     if "layer" in ds.dims:
-        missing = [name for name in _OF_EVERY_LAYER if name not in ds.coords]
+        of_every_layer = ["layer_kind", "depth"]
+        if ds.attrs.get("recording_kind") != "weights":
+            of_every_layer.append("is_output")
+        missing = [name for name in of_every_layer if name not in ds.coords]
         if missing:
             yield f"the layers lack {', '.join(missing)}"
     if "site" in ds.coords:

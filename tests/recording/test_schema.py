@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -155,3 +158,31 @@ def test_the_invented_recording_holds_every_declared_variable() -> None:
         for each in (variable, *companions(variable)):
             assert ds[each.name].dims == each.stored_dims
     assert set(ds.dims) <= set(DIMS)
+
+
+def test_the_invented_recording_agrees_with_what_the_diagnostics_declare() -> None:
+    from alignlab import diagnostics
+
+    invented = {variable.name: variable for variable in VARIABLES}
+    declared = [
+        variable
+        for module in pkgutil.iter_modules(diagnostics.__path__, f"{diagnostics.__name__}.")
+        for held in vars(importlib.import_module(module.name)).values()
+        for variable in declarations(held)
+        if variable.name in invented
+    ]
+    assert len(declared) > len(invented) / 2
+    for variable in declared:
+        ours = invented[variable.name]
+        assert (variable.dims, variable.dtype) == (ours.dims, ours.dtype), variable.name
+        assert (variable.alignment, variable.better) == (ours.alignment, ours.better), variable.name
+
+
+def declarations(held: object) -> list[Variable]:
+    """Return the variables that a name of a module stands for: itself, or its own tuple of them."""
+    if isinstance(held, Variable):
+        return [held]
+    listed = getattr(held, "variables", None)
+    return (
+        [each for each in listed if isinstance(each, Variable)] if isinstance(listed, tuple) else []
+    )

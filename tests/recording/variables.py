@@ -52,6 +52,17 @@ def _alignments() -> Iterator[Variable]:
     )
 
 
+HIGHER = (
+    *("alignment_matrix_explained", "alignment_matrix_symmetric_min", "attainable_cosine"),
+    *("attainable_share", "coherence", "convolution_weight_attainable", "reach_held_out"),
+    *("reach_in_sample", "reference_floor_ratio", "width_bound", "accuracy"),
+)
+LOWER = (
+    *("alignment_matrix_condition", "reference_check_error", "reference_float64_change"),
+    *("true_signal_outside_top", "unexplained_weight_gradient", "loss"),
+)
+
+
 def _plain() -> Iterator[Variable]:
     table = {
         "cosine_error_signal_sd": (RLS, SHARE),
@@ -67,14 +78,14 @@ def _plain() -> Iterator[Variable]:
         "alignment_matrix_explained": (RL, SHARE),
         "alignment_matrix_explained_chance": (RL, SHARE),
         "alignment_matrix_rank": (RL, POSITIVE),
-        "alignment_matrix_symmetric_min": (RL, (None, None)),
+        "alignment_matrix_symmetric_min": (RL, COSINE),
         "alignment_matrix_singular_value": ((*RL, "singular_value"), SHARE),
         "alignment_matrix_singular_value_low": ((*RL, "singular_value"), SHARE),
         "alignment_matrix_singular_value_high": ((*RL, "singular_value"), SHARE),
         "width_bound": (RL, SHARE),
         "width_bound_low": (RL, SHARE),
         "width_bound_high": (RL, SHARE),
-        "narrowest_width_above": (L, POSITIVE),
+        "narrowest_width_above": (L, ABOVE_ONE),
         "reach_in_sample": (LS, SHARE),
         "reach_held_out": (LS, (None, 1.0)),
         "error_rank": ((), POSITIVE),
@@ -82,7 +93,7 @@ def _plain() -> Iterator[Variable]:
         "participation_ratio_centred_error": ((), POSITIVE),
         "entropy_rank_error": ((), POSITIVE),
         "stable_rank_error": ((), POSITIVE),
-        "participation_ratio_true_signal_chance": (LS, POSITIVE),
+        "participation_ratio_true_signal_chance": (LS, ABOVE_ONE),
         "signal_rank": (RL, POSITIVE),
         "true_signal_outside_top": (L, SHARE),
         "convolution_weight_cap": (L, SHARE),
@@ -109,17 +120,19 @@ def _plain() -> Iterator[Variable]:
         "loss_change_first_order": (("rule",), (None, None)),
         "loss_change_actual": (("rule",), (None, None)),
         "loss_change_ratio": (("rule",), (None, None)),
-        "loss_change_step": (("rule",), POSITIVE),
+        "loss_change_step": (("rule",), (None, None)),
         "loss_change_first_order_true": ((), (None, None)),
         "loss_change_actual_true": ((), (None, None)),
         "loss_change_ratio_true": ((), (None, None)),
-        "loss_change_step_true": ((), POSITIVE),
+        "loss_change_step_true": ((), (None, None)),
         "loss": ((), POSITIVE),
         "accuracy": ((), SHARE),
         "accuracy_chance": ((), SHARE),
     }
     for name, (dims, valid) in table.items():
-        yield Variable(name, dims, name.replace("_", " ").capitalize(), valid=valid)
+        better = "higher" if name in HIGHER else "lower" if name in LOWER else "none"
+        phrase = name.replace("_", " ").capitalize()
+        yield Variable(name, dims, phrase, better=better, valid=valid)
     for stem, phrase in DIMENSIONS.items():
         for ending, dims in DIMENSIONS_OF.items():
             long_name = f"{phrase} of the {ending.replace('_', ' ')}"
