@@ -16,6 +16,7 @@ from alignlab.diagnostics._base import (
     SnapshotDiagnostic,
     Variable,
 )
+from alignlab.diagnostics._raw import raw_tensors
 from alignlab.diagnostics._readings import arrays
 from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError
@@ -55,6 +56,11 @@ class Probe:
         diagnostics: Names of diagnostics; None for all.
         draws: Redraws of feedback for each chance level; at least 32.
         seed: Seed of everything that the probe draws for itself.
+        save: Which raw tensors to keep: ``signals``, ``weight-gradients``, ``feedback``.
+        progress: Called with what is being done, how much is done and how much there is.
+
+    Attributes:
+        tensors: Raw tensors of the last measurement by layer, where they were asked for.
 
     Example:
         >>> from alignlab.rules import DFA
@@ -77,6 +83,7 @@ class Probe:
         diagnostics: Sequence[str] | None = None,
         draws: int = 200,
         seed: int = 0,
+        save: Sequence[str] = (),
         progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
     ) -> None:
         """Choose what is measured; nothing is attached yet."""
@@ -89,7 +96,9 @@ class Probe:
         self._names = tuple(names("alignlab.diagnostics") if diagnostics is None else diagnostics)
         self._draws = draws
         self._seed = seed
+        self._save = tuple(save)
         self._progress = progress
+        self.tensors: dict[str, xr.Dataset] = {}
 
     def __enter__(self) -> Probe:
         """Return the probe."""
@@ -116,6 +125,7 @@ class Probe:
         try:
             snapshot = self._snapshot(capture, x, y)
             found = list(_measured(snapshot, diagnostics))
+            self.tensors = raw_tensors(snapshot, self._save)
             return _recording(snapshot, diagnostics, found, self._model)
         finally:
             capture.close()

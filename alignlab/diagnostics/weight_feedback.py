@@ -80,7 +80,7 @@ def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
         value = float(cosine(first.flatten(), second.flatten()))
         values.append(value)
         kind = "feedback_draw" if measured.rule.has_random_feedback else "rule_draw"
-        chances.append(_entries_chance(value, first, kind))
+        chances.append(entries_chance(value, first, kind))
         if not measured.is_drawn:
             ratio = wide(second).norm() / wide(first).norm()
             yield Reading("norm_ratio_weight_feedback", ratio, measured.label, layer.name)
@@ -93,7 +93,7 @@ def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
         )
 
 
-def _entries_chance(value: float, weight: Tensor, kind: str) -> Chance:
+def entries_chance(value: float, weight: Tensor, kind: str) -> Chance:
     """Return the null of feedback with independent entries, sd one over root their number."""
     sd = weight.numel() ** -0.5
     p = float(stats.norm.sf(value, scale=sd)) if np.isfinite(value) else _NAN

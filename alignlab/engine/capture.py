@@ -53,7 +53,15 @@ class Capture:
         without_gradient: Modules that were called where no gradient flows.
     """
 
-    def __init__(self, model: nn.Module, loss_function: Loss, x: Any, y: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_function: Loss,
+        x: Any,
+        y: Any,
+        *,
+        keep_state: bool = False,
+    ) -> None:
         """Run the forward pass in the model's present mode.
 
         Args:
@@ -61,6 +69,8 @@ class Capture:
             loss_function: Takes the output and the targets, returns a scalar.
             x: Batch, first axis samples.
             y: Targets.
+            keep_state: Whether random states and buffers stay as the forward pass left them,
+                as a training step wants it.
 
         Raises:
             MeasurementError: The model cannot be measured truthfully; says why.
@@ -78,7 +88,8 @@ class Capture:
                 self.output = model(x)
                 self.loss = loss_function(self.output, y)
         finally:
-            self.state.restore(model)
+            if not keep_state:
+                self.state.restore(model)
         self.without_gradient = tuple(attachment.without_gradient)
         self._check_loss()
         refuse_custom_backwards(self.loss.grad_fn)

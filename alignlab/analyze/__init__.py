@@ -1,0 +1,19 @@
+"""From a checkpoint on disk to a recording: what the command line calls."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alignlab.analyze._checkpoint import Analysis, analyze_checkpoint
+
+__all__ = ["Analysis", "analyze_checkpoint"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for."""
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}._checkpoint"), name)

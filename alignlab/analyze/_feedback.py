@@ -1,0 +1,187 @@
+"""Which feedback a rule is measured with, and where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignlab.checkpoints import Checkpoint, StoredFeedback, feedback_for
+from alignlab.engine.capture import Capture
+from alignlab.errors import CheckpointError, InputError
+from alignlab.feedback import digest
+from alignlab.kernels.layers import transposed
+from alignlab.rules._base import DirectRule, Rule
+from alignlab.sites import Layer
+from alignlab.snapshot import MeasuredRule, fresh_feedback
+
+__all__ = ["measured_rule", "trained_rule"]
+
+
+def trained_rule(checkpoint: Checkpoint) -> str:
+    """Return the rule that a checkpoint says or shows it was trained with; "" where it does not.
+
+    Args:
+        checkpoint: Open checkpoint.
+
+    Returns:
+        A rule SPEC, with options where the file holds them.
+    """
+    told = _metadata(checkpoint).get("rule_spec")
+    if isinstance(told, str) and told:
+        return told
+    named = {entry.rule for entry in checkpoint.feedback if entry.rule}
+    return named.pop() if len(named) == 1 else ""
+
+
+def measured_rule(
+    rule: Rule, checkpoint: Checkpoint, capture: Capture, *, replay: int | None
+) -> MeasuredRule:
+    """Return a rule with its feedback: that of the file, replayed from a seed, or drawn.
+
+    Args:
+        rule: The rule.
+        checkpoint: Open checkpoint, under the names of the model.
+        capture: A captured forward pass of the model.
+        replay: The seed that the feedback was drawn from, where the user gives it.
+
+    Raises:
+        CheckpointError: Feedback that does not fit the model, or a seed that does not give the
+            feedback that the file proves.
+        InputError: Feedback for some layers only.
+    """
+    if not rule.has_random_feedback:
+        feedback = fresh_feedback(capture, rule, seed=0)
+        return MeasuredRule(rule, feedback, "derived from weights")
+    stored = feedback_for(checkpoint, rule.name)
+    if stored:
+        direct = isinstance(rule, DirectRule)
+        found = _direct(stored, rule, capture) if direct else _weights(stored, capture)
+        if replay is not None:
+            drawn = fresh_feedback(capture, rule, seed=replay)
+            _require_same(digest(found), digest(drawn), replay)
+        return MeasuredRule(_as_stored(rule, stored), found, "checkpoint")
+    if replay is not None:
+        return _replayed(rule, checkpoint, capture, replay)
+    seed = int(getattr(rule, "seed", 0))
+    return MeasuredRule(rule, fresh_feedback(capture, rule, seed=seed), "drawn")
+
+
+def _replayed(rule: Rule, checkpoint: Checkpoint, capture: Capture, replay: int) -> MeasuredRule:
+    feedback = fresh_feedback(capture, rule, seed=replay)
+    promised = _metadata(checkpoint).get("feedback_sha256")
+    if isinstance(promised, str) and promised:
+        _require_same(promised, digest(feedback), replay)
+        return MeasuredRule(rule, feedback, "replayed")
+    return MeasuredRule(rule, feedback, "replayed, unverified")
+
+
+def _require_same(promised: str, found: str, seed: int) -> None:
+    if promised != found:
+        message = (
+            f"Seed {seed} does not give the feedback of the checkpoint (hash {found[:12]}, "
+            f"the file has {promised[:12]}); give the seed and the rule's options of the training."
+        )
+        raise CheckpointError(message)
+
+
+def _metadata(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    ours = checkpoint.metadata.get("alignlab")
+    return ours if isinstance(ours, Mapping) else {}
+
+
+def _as_stored(rule: Rule, stored: Sequence[StoredFeedback]) -> Rule:
+    """Return the rule whose redraws have the structure of the stored feedback.
+
+    A kernel that is spread over all positions gives feedback that is nearly the same at
+    every position, so it is drawn again with one value per channel.
+    """
+    spread = any(entry.at == "input" and entry.tensor.dim() > 2 for entry in stored)
+    if spread and hasattr(rule, "structure") and rule.name == "dfa":
+        return replace(rule, structure="channel")  # type: ignore[type-var]
+    return rule
+
+
+def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> dict[str, Tensor]:
+    assert isinstance(rule, DirectRule)
+    by_place = {(entry.layer, entry.at): entry for entry in stored}
+    layers = {layer.name: layer for layer in capture.layers}
+    found, missing = {}, []
+    for layer in capture.injection_layers(rule.granularity):
+        entry = by_place.get((layer.name, "entry"))
+        at_input = by_place.get((layers[layer.consumer].module, "input"))
+        if entry is not None:
+            found[layer.name] = _shaped(entry, layer, capture)
+        elif at_input is not None:
+            found[layer.name] = _at_input(at_input, layer, layers[layer.consumer], capture)
+        else:
+            missing.append(layer.name)
+    if missing:
+        held = ", ".join(entry.key for entry in stored)
+        message = (
+            f"The checkpoint holds feedback ({held}) but none for the entry of "
+            f"{', '.join(missing)}; name it with --feedback LAYER=KEY."
+        )
+        raise InputError(message)
+    return found
+
+
+def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Tensor:
+    """Return stored feedback as ``(n_errors, *entry_shape)``; a transposed matrix is turned."""
+    n_errors, width = capture.n_errors, layer.entry_width
+    tensor = entry.tensor
+    if tensor.numel() == n_errors * width and tensor.shape[0] == n_errors:
+        return tensor.reshape(n_errors, *layer.entry_shape)
+    if tuple(tensor.shape) == (width, n_errors):
+        return tensor.T.reshape(n_errors, *layer.entry_shape)
+    raise _unfit(entry, f"({n_errors}, {', '.join(map(str, layer.entry_shape))})", layer.name)
+
+
+def _at_input(entry: StoredFeedback, layer: Layer, consumer: Layer, capture: Capture) -> Tensor:
+    """Return feedback stored on the consumer; its kernel acts on an error at all positions."""
+    module = capture.module_of(consumer)
+    if isinstance(module, nn.Linear) or entry.tensor.dim() <= 2:
+        return _shaped(entry, layer, capture)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    n_errors = capture.n_errors
+    if entry.tensor.shape[0] != n_errors or entry.tensor.shape[1:] != weight.shape[1:]:
+        raise _unfit(entry, f"({n_errors}, {', '.join(map(str, weight.shape[1:]))})", layer.name)
+    places = consumer.shape[1:]
+    error = torch.eye(n_errors).reshape(n_errors, n_errors, *(1 for _ in places))
+    spread = error.expand(n_errors, n_errors, *places).to(weight)
+    shape = torch.Size((n_errors, *layer.entry_shape))
+    return transposed(module, spread, entry.tensor, shape).detach()
+
+
+def _weights(stored: Sequence[StoredFeedback], capture: Capture) -> dict[str, Tensor]:
+    by_module = {entry.layer: entry for entry in stored}
+    weights = capture.module_weights()
+    acting = {layer.module for layer in capture.layers if layer.consumer or layer.is_output}
+    first = capture.layers[0].module
+    found = {}
+    for module, weight in weights.items():
+        entry = by_module.get(module)
+        if entry is not None:
+            if entry.tensor.shape != weight.shape:
+                raise _unfit(entry, str(tuple(weight.shape)), module)
+            found[module] = entry.tensor.to(weight)
+        elif module == first or module not in acting:
+            found[module] = weight  # it never acts: no layer lies below
+        else:
+            message = (
+                f"The checkpoint holds feedback but none for {module}; name it with "
+                f"--feedback {module}=KEY."
+            )
+            raise InputError(message)
+    return found
+
+
+def _unfit(entry: StoredFeedback, wanted: str, place: str) -> CheckpointError:
+    shape = tuple(entry.tensor.shape)
+    return CheckpointError(
+        f"The feedback {entry.key} has shape {shape}; at {place} the model needs {wanted}."
+    )

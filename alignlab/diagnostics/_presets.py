@@ -1,0 +1,53 @@
+"""Named choices of diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alignlab.errors import InputError, MissingError
+from alignlab.plugins import names
+
+__all__ = ["PRESETS", "chosen"]
+
+PRESETS: dict[str, tuple[str, ...]] = {
+    "core": ("error-signal", "weight-gradient", "validity", "loss-change"),
+    "bottleneck": ("error-signal", "validity", "width-bound", "reach", "effective-rank"),
+    "convolution": (
+        "error-signal",
+        "validity",
+        "reach",
+        "attainable-cosine",
+        "coherence",
+        "convolution-cap",
+        "spatial-spectrum",
+        "unshared-gradient",
+    ),
+}
+"""Diagnostics by preset; ``full`` stands for all."""
+
+
+def chosen(diagnostics: Sequence[str], preset: str | None) -> list[str]:
+    """Return the names that are to be measured.
+
+    Args:
+        diagnostics: Names that were asked for one by one.
+        preset: Name of a preset; None for none.
+
+    Returns:
+        Both together, each once; all where nothing was asked for.
+
+    Raises:
+        MissingError: There is no such preset or diagnostic.
+    """
+    known = names("alignlab.diagnostics")
+    if preset is not None and preset != "full" and preset not in PRESETS:
+        message = f"There is no preset {preset!r}; there are {', '.join([*PRESETS, 'full'])}."
+        raise MissingError(message)
+    if preset == "full" or not (diagnostics or preset):
+        return known
+    picked = dict.fromkeys([*diagnostics, *PRESETS.get(preset or "", ())])
+    unknown = [name for name in picked if name not in known]
+    if unknown:
+        message = f"There is no diagnostic {unknown[0]!r}; there are {', '.join(known)}."
+        raise InputError(message)
+    return list(picked)
