@@ -65,15 +65,13 @@ def test_any_shortened_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_that_lacks_any_one_file_is_refused(tmp_path: Path) -> None:
-    whole = save(make_small_recording(), tmp_path / "run.zarr")
-    files = [each for each in whole.rglob("*") if each.is_file()]
-    for number, file in enumerate(files):
-        path = tmp_path / f"{number}.zarr"
-        shutil.copytree(whole, path)
-        (path / file.relative_to(whole)).unlink()
+    path = save(make_small_recording(), tmp_path / "run.zarr")
+    for file in [each for each in path.rglob("*") if each.is_file()]:
+        aside = file.rename(tmp_path / "aside")
         with pytest.raises(RecordingError):
             load(path)
-        shutil.rmtree(path)
+        aside.rename(file)
+    assert load(path).identical(make_small_recording())
 
 
 def test_a_store_that_lacks_a_whole_variable_is_refused(tmp_path: Path) -> None:

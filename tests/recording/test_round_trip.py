@@ -86,7 +86,7 @@ def assert_same(loaded: xr.Dataset, ds: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(ds=recordings())
 def test_any_recording_comes_back_to_the_bit(suffix: str, ds: xr.Dataset) -> None:
     with tempfile.TemporaryDirectory() as folder:
