@@ -65,20 +65,29 @@ def custom_backwards(model: nn.Module, x: Tensor) -> list[CustomBackward]:
 
 
 def duplicate(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a model.
+    """Return a deep copy of a model without its backward hooks.
+
+    Results of earlier passes that modules keep as attributes are copied without their graph.
 
     Raises:
         MeasurementError: The model holds something that cannot be copied.
     """
+    kept = [value for module in model.modules() for value in tensors_in(vars(module))]
+    memo = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
     try:
         with _same_random_state(model):
-            return copy.deepcopy(model)
+            copied = copy.deepcopy(model, memo)
     except Exception as error:
         message = (
-            f"{type(model).__name__} cannot be copied ({error}); keep graphs and open files out "
+            f"{type(model).__name__} cannot be copied ({error}); keep open files and locks out "
             f"of its attributes, or give a plain model with --plain-model SPEC."
         )
         raise MeasurementError(message) from error
+    for module in copied.modules():
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+        module._is_full_backward_hook = None
+    return copied
 
 
 def run(model: nn.Module, *args: Tensor) -> Any:

@@ -218,7 +218,7 @@ def _own_tensors(held: Mapping[object, object]) -> dict[str, Tensor]:
     own = {
         name: value
         for name, value in held.items()
-        if isinstance(name, str) and isinstance(value, Tensor) and not _ASIDE.fullmatch(name)
+        if isinstance(name, str) and isinstance(value, Tensor) and "rng_state" not in name
     }
     others = [
         name

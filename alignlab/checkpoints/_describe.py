@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -109,7 +110,8 @@ def _undecided(path: Path, form: str, contents: Contents, notes: Sequence[str]) 
         }
         for one in contents.candidates
     ]
-    command = f"alignlab inspect {path.name} --key {contents.candidates[0].key}"
+    first = contents.candidates[0].key
+    command = f"alignlab inspect {shlex.quote(path.name)} --key {shlex.quote(first)}"
     empty: dict[str, Any] = {"layers": [], "feedback": [], "suspects": [], "dtypes": []}
     return {
         "file": path.name,
@@ -155,9 +157,9 @@ def _command(opened: Checkpoint, key: str) -> str:
     rules = [entry.rule for entry in opened.feedback if entry.rule]
     model = known.get("model_spec") or known.get("model") or "FILE.py:FACTORY"
     rule = known.get("rule") or (rules[0] if rules else "dfa")
-    chosen = f" --key {key}" if key else ""
+    chosen = f" --key {shlex.quote(key)}" if key else ""
     return (
-        f"alignlab analyze checkpoint {opened.path.name}{chosen} --model {model} "
+        f"alignlab analyze checkpoint {shlex.quote(opened.path.name)}{chosen} --model {model} "
         f"--data {known.get('data') or 'DATA'} --rule {rule} -o run.nc"
     )
 

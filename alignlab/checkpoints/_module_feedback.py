@@ -45,8 +45,8 @@ def feedback_of(
             extra = [key for key in _tensors(module) if key not in _OWN]
             if extra:
                 notes.append(
-                    f"{name} carries {', '.join(extra)}, not known as feedback; name it with "
-                    f"--feedback {name}=KEY if it is."
+                    f"{name or 'The model'} carries {', '.join(extra)}, not known as feedback; "
+                    f"name it with --feedback {name}={name}.KEY if it is."
                 )
     return tuple(found), tuple(notes)
 

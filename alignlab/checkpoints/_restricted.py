@@ -27,14 +27,13 @@ from alignlab.checkpoints._records import (
 
 __all__ = ["RestrictedUnpickler"]
 
-_HOSTILE_MODULES = re.compile(
+_HOSTILE = re.compile(
     r"(bdb|codeop|commands|ctypes|http|importlib|marshal|multiprocessing|nt|os|pdb|_?pickle|pip|"
     r"popen2|posix|pty|requests|runpy|shutil|socket|subprocess|sys|tempfile|timeit|torch\.hub|"
-    r"urllib|webbrowser|zipimport)(\..*)?"
-)
-_HOSTILE_BUILTINS = re.compile(
-    r"(__import__|apply|breakpoint|compile|delattr|eval|exec|execfile|exit|globals|help|input|"
-    r"locals|open|quit|setattr|vars)(\..*)?"
+    r"urllib|webbrowser|zipimport)\..*"
+    r"|_?io\.(open|open_code|FileIO)"
+    r"|builtins\.(__import__|apply|breakpoint|compile|delattr|eval|exec|execfile|exit|globals|help|"
+    r"input|locals|open|quit|setattr|vars)(\..*)?"
 )
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
@@ -73,7 +72,9 @@ class RestrictedUnpickler(pickle._Unpickler):
         """
         module = _RENAMED.get(module, module)
         path = f"{module}.{name}"
-        _refuse_hostile(module, name)
+        if _HOSTILE.fullmatch(path):
+            message = f"would run {path} when it is unpickled"
+            raise HostileError(message)
         if path in self._known:
             return self._known[path]
         if module == "torch" and isinstance(torch.__dict__.get(name), torch.dtype):
@@ -85,12 +86,14 @@ class RestrictedUnpickler(pickle._Unpickler):
             self._placeholders[path] = type(name, (Foreign,), {"path": path})
         return self._placeholders[path]
 
-    def persistent_load(self, pid: Any) -> StorageRecord:
-        """Return a storage by its mark in the pickle.
+    def persistent_load(self, pid: Any) -> Any:
+        """Return what a mark in the pickle stands for: a storage, or a class with its source.
 
         Raises:
-            pickle.UnpicklingError: The mark is not that of a storage.
+            pickle.UnpicklingError: The mark is that of something else.
         """
+        if pid[0] == "module":
+            return pid[1]
         kind, dtype, key, _location, _numel, *view = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             message = f"a mark of kind {kind!r}"
@@ -122,13 +125,6 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.EXT1[0]] = refuse_extension
     dispatch[pickle.EXT2[0]] = refuse_extension
     dispatch[pickle.EXT4[0]] = refuse_extension
-
-
-def _refuse_hostile(module: str, name: str) -> None:
-    is_builtin = module == "builtins" and _HOSTILE_BUILTINS.fullmatch(name)
-    if is_builtin or _HOSTILE_MODULES.fullmatch(module):
-        message = f"would run {module}.{name} when it is unpickled"
-        raise HostileError(message)
 
 
 def _fill(target: ArrayRecord, state: tuple[Any, ...]) -> None:

@@ -19,7 +19,7 @@ PICKLE: Final = "pickle"
 SAFETENSORS: Final = "safetensors"
 
 _HEAD = 4096
-_LONGEST_TEXT_PICKLE = 2**24
+_LONGEST_OLD_PICKLE = 2**24
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
 _UNPACK = "unpack it and pass the file inside"
 _WEIGHTS = "save the weights with torch.save(model.state_dict(), FILE)"
@@ -70,15 +70,13 @@ def file_format(path: Path) -> str:
     if head[:2] == b"PK":
         return archive_format(path)
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
-        return LEGACY if head[2 : 2 + len(_LEGACY_MAGIC)] == _LEGACY_MAGIC else PICKLE
+        return LEGACY if _LEGACY_MAGIC in head[:32] else PICKLE
     if head[8:9] == b"{":
         return _safetensors(path, head, size)
-    text = _as_text(head)
-    if text is None:
-        raise _unknown(path, head, size)
-    if _is_text_pickle(path, head, size):
+    if _is_old_pickle(path, head, size):
         return PICKLE
-    raise _text_refusal(path, text)
+    text = _as_text(head)
+    raise _unknown(path, head, size) if text is None else _text_refusal(path, text)
 
 
 def _head(path: Path) -> tuple[bytes, int]:
@@ -150,9 +148,9 @@ def _as_text(head: bytes) -> str | None:
     return text if is_text else None
 
 
-def _is_text_pickle(path: Path, head: bytes, size: int) -> bool:
-    """Return whether a text is a pickle of protocol 0, found by disassembly alone."""
-    if head[:1] not in b"(c]}dl" or size > _LONGEST_TEXT_PICKLE:
+def _is_old_pickle(path: Path, head: bytes, size: int) -> bool:
+    """Return whether a file is a pickle of protocol 0 or 1, found by disassembly alone."""
+    if head[:1] not in b"(c]}dl" or size > _LONGEST_OLD_PICKLE:
         return False
     try:
         return sum(1 for _ in pickletools.genops(path.read_bytes())) >= 3

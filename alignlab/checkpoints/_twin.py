@@ -153,10 +153,6 @@ def _replaced(model: nn.Module, after: nn.Module, names: list[str]) -> nn.Module
         for child, module in parent._modules.items():
             if module in made:
                 parent._modules[child] = made[module]
-    for module in twin.modules():
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
-        module._is_full_backward_hook = None
     return made.get(twin, twin)
 
 
