@@ -68,6 +68,5 @@ def _ceiling(ds: xr.Dataset) -> list[str]:
     known = [ceiling for ceiling in ceilings if not math.isnan(ceiling)]
     if not known:
         return ["feedback not in the file"]
-    return [
-        f"feedback not in the file; any fixed one reaches at most {between(min(known), max(known))}"
-    ]
+    best = between(min(known), max(known))
+    return [f"feedback not in the file; the best fixed one could reach cosines of {best}"]

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignlab.figures._base import Figure
+    from alignlab.figures._base import Figure, observed, tidy
     from alignlab.figures._export import as_svg, export, load, names
 
-__all__ = ["Figure", "as_svg", "export", "load", "names"]
+__all__ = ["Figure", "as_svg", "export", "load", "names", "observed", "tidy"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         message = f"module 'alignlab.figures' has no attribute {name!r}"
         raise AttributeError(message)
-    home = "_base" if name == "Figure" else "_export"
+    home = "_base" if name in {"Figure", "observed", "tidy"} else "_export"
     return getattr(import_module(f"alignlab.figures.{home}"), name)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from alignlab.errors import MissingError
 from alignlab.figures import _styles
 
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import matplotlib.figure
-    import pandas as pd
     import xarray as xr
 
 __all__ = ["Figure", "observed", "tidy"]
@@ -32,6 +33,7 @@ class Figure:
         rows: From a recording of one step to the table; empty where every number is missing.
         plot: From that table to the drawing.
         empty: The likely reason where the table is empty.
+        place: Where it stands in a report, the lowest number first.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Figure:
     rows: Callable[[xr.Dataset], pd.DataFrame]
     plot: Callable[[pd.DataFrame], matplotlib.figure.Figure]
     empty: str = "all of its numbers are missing"
+    place: int = 100
 
     def table(self, ds: xr.Dataset) -> pd.DataFrame:
         """Return the numbers that the figure shows, at the recording's last step.
@@ -69,12 +72,12 @@ class Figure:
         Raises:
             MissingError: There is nothing to draw; the text says why.
         """
-        reason = self.unmet(ds)
-        if reason is not None:
-            message = f"The figure {self.name} cannot be drawn: {reason}."
+        table = self.table(ds)
+        if table.empty:
+            message = f"The figure {self.name} cannot be drawn: {self.empty}."
             raise MissingError(message)
         with _styles.context():
-            return self.plot(self.table(ds))
+            return self.plot(table)
 
 
 def observed(ds: xr.Dataset) -> xr.Dataset:
@@ -85,13 +88,17 @@ def observed(ds: xr.Dataset) -> xr.Dataset:
     if "feedback_origin" not in ds.variables:
         return ds
     known = ds["feedback_origin"] != "drawn"
-    hidden = [
-        str(name)
-        for name, array in ds.data_vars.items()
-        if "rule" in array.dims
-        and (array.attrs.get("alignment") == 1 or str(name).startswith(OBSERVED_ONLY))
-    ]
-    return ds.assign({name: ds[name].where(known) for name in hidden})
+    shown = {}
+    for name in map(str, ds.data_vars):
+        array = ds[name]
+        if "rule" not in array.dims:
+            continue
+        if array.attrs.get("alignment") == 1:
+            exact = f"{name}_status" in ds.variables and ds[f"{name}_status"] == "exact"
+            shown[name] = array.where(known | exact)
+        elif name.startswith(OBSERVED_ONLY):
+            shown[name] = array.where(known)
+    return ds.assign(shown)
 
 
 def tidy(
@@ -106,11 +113,14 @@ def tidy(
         coords: Further columns, such as ``depth``.
 
     Returns:
-        Rows in the recording's order; those without any number are dropped.
+        Rows in the recording's order; those without any number are dropped. Empty where the
+        recording lacks a dimension.
     """
     present = [name for name in variables if name in ds.variables]
     extra = [name for name in coords if name in ds.variables]
     wanted = ds[present].reset_coords(extra) if extra else ds[present]
+    if not present or not set(dims) <= set(wanted.dims):
+        return pd.DataFrame(columns=[*dims, *extra, *variables])
     table = wanted.to_dataframe(dim_order=list(dims)).reset_index()
     table = table.reindex(columns=[*dims, *extra, *variables])
     numbers = [name for name in present if ds[name].dtype.kind in "fiu"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignlab import plugins
 from alignlab.errors import AlignlabError, InputError
 from alignlab.figures import _styles
+from alignlab.recording.replacement import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +47,7 @@ def load(name: str) -> Figure:
 
 def export(
     ds: xr.Dataset,
-    directory: str | os.PathLike[str],
+    directory: str | Path,
     *,
     formats: Sequence[str] = ("svg",),
     overwrite: bool = False,
@@ -109,9 +108,11 @@ def _write(figure: Figure, ds: xr.Dataset, paths: Sequence[Path]) -> None:
     drawing = figure.draw(ds)
     for path in paths:
         if path.suffix == ".csv":
-            _replace(path, figure.table(ds).to_csv(index=False).encode("utf-8"))
+            content = figure.table(ds).to_csv(index=False).encode("utf-8")
         else:
-            _replace(path, _rendered(drawing, path.suffix[1:]))
+            content = _rendered(drawing, path.suffix[1:])
+        with replacing(path) as draft:
+            draft.write_bytes(content)
 
 
 def _rendered(drawing: matplotlib.figure.Figure, form: str) -> bytes:
@@ -119,17 +120,3 @@ def _rendered(drawing: matplotlib.figure.Figure, form: str) -> bytes:
     with _styles.context():
         drawing.savefig(stream, format=form, metadata=UNDATED[form])
     return stream.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        part.chmod(0o644)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -65,4 +65,5 @@ ALIGNMENT_MATRIX_SPECTRUM = Figure(
     needs=(VALUE, f"{VALUE}_low", f"{VALUE}_high"),
     rows=_rows,
     plot=_plot,
+    place=50,
 )

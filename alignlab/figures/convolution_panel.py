@@ -119,4 +119,5 @@ CONVOLUTION_PANEL = Figure(
     needs=("layer_kind", "attainable_cosine", "coherence", "coherence_true", "coherence_chance"),
     rows=_rows,
     plot=_plot,
+    place=40,
 )

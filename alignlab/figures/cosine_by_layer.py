@@ -50,4 +50,5 @@ COSINE_BY_LAYER = Figure(
     needs=(COSINE, f"{COSINE}_null_low", f"{COSINE}_null_high", f"{COSINE}_status"),
     rows=_rows,
     plot=_plot,
+    place=10,
 )

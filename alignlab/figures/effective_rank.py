@@ -84,4 +84,5 @@ EFFECTIVE_RANK = Figure(
     needs=(RULE, TRUE),
     rows=_rows,
     plot=_plot,
+    place=60,
 )

@@ -74,4 +74,5 @@ LOSS_CHANGE = Figure(
     needs=(FIRST, ACTUAL),
     rows=_rows,
     plot=_plot,
+    place=70,
 )

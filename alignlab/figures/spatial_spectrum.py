@@ -62,4 +62,5 @@ SPATIAL_SPECTRUM = Figure(
     needs=(RULE, TRUE),
     rows=_rows,
     plot=_plot,
+    place=80,
 )

@@ -52,4 +52,5 @@ WEIGHT_GRADIENT_COSINE = Figure(
     needs=(COSINE, f"{COSINE}_null_low", f"{COSINE}_null_high", f"{COSINE}_status"),
     rows=_rows,
     plot=_plot,
+    place=20,
 )

@@ -104,4 +104,5 @@ WIDTH_AND_REACH = Figure(
     needs=("reach_in_sample", "reach_held_out", "width"),
     rows=_rows,
     plot=_plot,
+    place=30,
 )
