@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from alignlab.feedback import ORIGINS
 from alignlab.kernels.convolution import position_gradients
+from alignlab.kernels.cosines import wide
 from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
 from alignlab.sites import ENTRY, SITES, Layer
 
 if TYPE_CHECKING:
     from alignlab.engine.capture import BackwardPass, Capture, Loss
 
-__all__ = ["LayerView", "MeasuredRule", "Snapshot"]
+__all__ = ["LayerView", "MeasuredRule", "Reference", "Snapshot"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,6 +54,33 @@ class MeasuredRule:
 
 
 @final
+@dataclass(frozen=True)
+class Reference:
+    """A signal prepared to be compared with many others.
+
+    Attributes:
+        unit: Rows of unit norm, float64, shape ``(n_samples, n)``; zero where undefined.
+        norms: Norms of the rows, shape ``(n_samples,)``.
+        defined: Rows that have a direction, boolean, shape ``(n_samples,)``.
+        mean: Mean over samples, shape ``(n,)``.
+    """
+
+    unit: Tensor
+    norms: Tensor
+    defined: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Reference:
+        """Prepare rows, shape ``(n_samples, n)``."""
+        rows = wide(rows)
+        norms = rows.norm(dim=1)
+        defined = torch.isfinite(norms) & (norms > 0)
+        unit = torch.where(defined.unsqueeze(1), rows / norms.unsqueeze(1), 0.0)
+        return cls(unit, norms, defined, rows.mean(0))
+
+
+@final
 class LayerView:
     """One layer's signals under one rule, with what follows from them.
 
@@ -75,11 +103,21 @@ class LayerView:
         self.capture: Final = capture
         self.entry, self.preactivation = signals
         self._fold = fold
+        self._references: dict[str, Reference] = {}
 
     def site(self, name: str) -> Tensor | None:
         """Return the signal at a site, one row per sample, or None where there is none."""
         signal = self.entry if name == ENTRY else self.preactivation
         return None if signal is None else signal.reshape(signal.shape[0], -1)
+
+    def reference(self, site: str) -> Reference | None:
+        """Return the signal at a site, prepared once; None where there is none."""
+        rows = self.site(site)
+        if rows is None:
+            return None
+        if site not in self._references:
+            self._references[site] = Reference.of(rows)
+        return self._references[site]
 
     @cached_property
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:

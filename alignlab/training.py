@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,8 +151,7 @@ def save_checkpoint(
             ours["feedback"] = plain
     draft = path.with_name(f".{path.name}.part")
     torch.save({"model": model.state_dict(), "alignlab": ours}, draft)
-    os.replace(draft, path)
-    return path
+    return draft.replace(path)
 
 
 def _by_rule(

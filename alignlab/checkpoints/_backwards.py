@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,11 +108,13 @@ def run(model: nn.Module, *args: Tensor) -> Any:
         for device in devices:
             torch.cuda.default_generators[device.index].manual_seed(0)
         try:
-            return model(*(arg.clone() for arg in inputs))
+            with _eagerly(model):
+                return model(*(arg.clone() for arg in inputs))
         except Exception as error:
             text = " ".join(str(error).split())
+            shapes = ", ".join(str(tuple(arg.shape)) for arg in args)
             message = (
-                f"{type(model).__name__} fails on a batch of shape {tuple(args[0].shape)} "
+                f"{type(model).__name__} fails on a batch of shape {shapes} "
                 f"({type(error).__name__}: {text}); check the model and the data."
             )
             raise MeasurementError(message) from error
@@ -132,6 +134,13 @@ def tensors_in(value: object) -> Iterator[Tensor]:
 
 def _is_continuous(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _eagerly(model: nn.Module) -> AbstractContextManager[object]:
+    """Return a context in which compiled modules run their own code, custom functions included."""
+    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 @contextmanager

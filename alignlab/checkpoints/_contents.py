@@ -142,7 +142,7 @@ def subtree(root: object, key: str) -> StateDict | None:
             return None
         name = max(fitting, key=len)
         node, rest = held[name], rest[len(name) + 1 :]
-    tensors = dict(flat_tensors(node))
+    tensors = {} if isinstance(node, Tensor) else dict(flat_tensors(node))
     return StateDict((key,) if key else (), tensors) if tensors else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from alignlab.checkpoints._feedback import is_feedback_key
 from alignlab.checkpoints._names import suggest_renames
 
 __all__ = ["Mismatch"]
@@ -100,6 +101,10 @@ class Mismatch:
         unexpected = {name.rpartition(".")[2] for name in self.unexpected}
         both = missing | unexpected
         known = (
+            (
+                self.missing and all(map(is_feedback_key, self.missing)) and not unexpected,
+                "the model carries feedback that the file lacks; build the plain network",
+            ),
             (not self.fitting, "another architecture; no tensor has a name that the model has"),
             (both & {"weight_g", "original0"}, "weight normalisation on one side only"),
             (both == {"bias"} and not unexpected, "the model has biases that the file lacks"),

@@ -161,7 +161,7 @@ def _without_weights(root: object, *, has_optimizer: bool) -> str:
     tensors = list(flat_tensors(root))
     if tensors:
         names = ", ".join(name for name, _ in tensors[:_SHOWN])
-        return f"holds no floating-point weights under names ({names}); save a state dict"
+        return f"holds tensors ({names}) but no weights under names; save a state dict"
     if isinstance(root, Mapping):
         names = ", ".join(map(str, list(root)[:_SHOWN])) or "nothing"
         return f"holds no tensors (a dict with {names}); pass the file with the weights"

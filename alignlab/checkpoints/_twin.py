@@ -84,7 +84,7 @@ class _Calls:
     """What one forward pass gave each module at its first call, and the model that ran it."""
 
     model: nn.Module
-    inputs: dict[str, tuple[Any, ...]]
+    inputs: dict[str, tuple[Tensor, ...]]
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
@@ -123,16 +123,18 @@ def _has_backward_hooks(module: nn.Module) -> bool:
 def _record_calls(model: nn.Module, x: Tensor, names: list[str]) -> _Calls:
     """Run a copy of the model and keep what its modules are given."""
     copied = duplicate(model)
-    inputs: dict[str, tuple[Any, ...]] = {}
+    inputs: dict[str, tuple[Tensor, ...]] = {}
 
     def keep(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs.setdefault(name, tuple(arg.clone() for arg in args))
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            inputs.setdefault(name, tuple(arg.clone() for arg in tensors_in((args, kwargs))))
 
         return hook
 
     modules = dict(copied.named_modules())
-    handles = [modules[name].register_forward_pre_hook(keep(name)) for name in names]
+    handles = [
+        modules[name].register_forward_pre_hook(keep(name), with_kwargs=True) for name in names
+    ]
     with torch.no_grad():
         run(copied, x)
     for handle in handles:
@@ -201,7 +203,7 @@ def _check(model: nn.Module, twin: nn.Module, x: Tensor, calls: _Calls) -> None:
         raise _unequal(model, "in its output", difference)
 
 
-def _difference(given: nn.Module, plain: nn.Module, *args: Any) -> float:
+def _difference(given: nn.Module, plain: nn.Module, *args: Tensor) -> float:
     """Return how far two modules are apart, in float64 where rounding would be an excuse."""
     difference = _distance(given, plain, *args)
     if difference <= _TOLERANCE:
@@ -213,7 +215,7 @@ def _difference(given: nn.Module, plain: nn.Module, *args: Any) -> float:
         return difference
 
 
-def _distance(given: nn.Module, plain: nn.Module, *args: Any) -> float:
+def _distance(given: nn.Module, plain: nn.Module, *args: Tensor) -> float:
     """Return the norm of the difference of all outputs over the norm of those expected."""
     with torch.no_grad():
         expected = list(tensors_in(run(given, *args)))

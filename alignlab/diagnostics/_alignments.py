@@ -26,6 +26,7 @@ LARGEST_ROTATION = 128
 """Output units up to which as many rotations are drawn as there are redraws; above, 50."""
 
 Compared = dict[Key, Comparison]
+Draws = dict[str, list[Compared]]
 
 
 def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -> Iterator[Reading]:
@@ -40,9 +41,8 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
         backward = snapshot.passes[measured.label]
         observed = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
         null = _Null(snapshot, measured, true, observed)
-        for diagnostic in diagnostics:
+        for diagnostic, draws in zip(diagnostics, null.draws(diagnostics), strict=True):
             found = {name: diagnostic.compare(true[name], observed[name]) for name in true}
-            draws = null.draws(diagnostic)
             yield from _placed(diagnostic, snapshot, measured, true, found, draws)
             if not measured.is_drawn:
                 for name, view in true.items():
@@ -67,16 +67,22 @@ class _Null:
         self._true = true
         self._observed = observed
 
-    def draws(self, diagnostic: AlignmentDiagnostic) -> dict[str, list[Compared]]:
-        """Return the comparisons of every hidden layer under every redraw."""
-        result: dict[str, list[Compared]] = {layer.name: [] for layer in self._snapshot.hidden}
-        count = min(self._snapshot.draws, diagnostic.max_draws)
+    def draws(self, diagnostics: Sequence[AlignmentDiagnostic]) -> list[Draws]:
+        """Return, by diagnostic, the comparisons of every hidden layer under every redraw."""
+        results: list[Draws] = [
+            {layer.name: [] for layer in self._snapshot.hidden} for _ in diagnostics
+        ]
+        wanted = [min(self._snapshot.draws, diagnostic.max_draws) for diagnostic in diagnostics]
+        count = max(wanted, default=0)
         for number, views in enumerate(self._views(count)):
             self._snapshot.progress(f"chance level, {self._measured.label}", number + 1, count)
-            for view in views:
-                name = view.layer.name
-                result[name].append(dict(diagnostic.compare(self._true[name], view)))
-        return result
+            for diagnostic, result, most in zip(diagnostics, results, wanted, strict=True):
+                if number >= most:
+                    continue
+                for view in views:
+                    name = view.layer.name
+                    result[name].append(dict(diagnostic.compare(self._true[name], view)))
+        return results
 
     def _views(self, count: int) -> Iterator[list[LayerView]]:
         snapshot = self._snapshot

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
-from alignlab.kernels.cosines import angle, cosine, inner, wide
+from alignlab.kernels.cosines import angle, cosine, wide
 from alignlab.sites import ENTRY, SITES
-from alignlab.snapshot import LayerView
+from alignlab.snapshot import LayerView, Reference
 
 __all__ = ["ErrorSignal"]
 
@@ -94,7 +94,7 @@ class ErrorSignal(AlignmentDiagnostic):
         """Return the four alignments at every site."""
         result: dict[Key, Comparison] = {}
         for site in SITES:
-            reference, signal = true.site(site), approximate.site(site)
+            reference, signal = true.reference(site), approximate.site(site)
             if reference is None or signal is None:
                 continue
             result |= {(name, site): c for name, c in _compared(reference, signal).items()}
@@ -104,24 +104,17 @@ class ErrorSignal(AlignmentDiagnostic):
         """Return T of the three cosines at both sites; see the base class."""
         result = {}
         for site in SITES:
-            reference = true.site(site)
+            reference = true.reference(site)
             assert reference is not None
-            signal = wide(reference)
-            n_samples = signal.shape[0]
-            unit = torch.nan_to_num(signal / signal.norm(dim=1, keepdim=True))
-            defined = (signal.norm(dim=1) > 0).sum()
-            mean = signal.mean(0)
-            per_sample = energies[("cosine_error_signal", site)].to(unit.device)
+            per_sample = energies[("cosine_error_signal", site)].to(reference.unit.device)
+            weights = torch.nan_to_num(per_sample.rsqrt(), posinf=0.0) / reference.defined.sum()
+            flat = reference.unit * reference.norms.unsqueeze(1) / reference.norms.norm()
+            mean = reference.mean / reference.mean.norm() / len(reference.norms)
             functionals = {
-                "cosine_error_signal": torch.nan_to_num(
-                    unit / per_sample.sqrt().unsqueeze(1), posinf=0.0
-                )
-                / defined,
-                "cosine_error_signal_flat": signal
-                / signal.norm()
+                "cosine_error_signal": reference.unit * weights.unsqueeze(1),
+                "cosine_error_signal_flat": flat
                 / energies[("cosine_error_signal_flat", site)].sqrt(),
-                "cosine_mean_error_signal": (mean / mean.norm()).expand_as(signal)
-                / n_samples
+                "cosine_mean_error_signal": mean.expand_as(reference.unit)
                 / energies[("cosine_mean_error_signal", site)].sqrt(),
             }
             for name, functional in functionals.items():
@@ -146,31 +139,26 @@ class ErrorSignal(AlignmentDiagnostic):
             yield Reading("projection_error_signal", projection, site=site)
 
 
-def _compared(reference: Tensor, signal: Tensor) -> dict[str, Comparison]:
-    reference, signal = wide(reference), wide(signal)
-    cosines = cosine(reference, signal)
-    undefined = (~torch.isfinite(cosines)).sum()
-    products = inner(_scaled(reference), _scaled(signal))
-    defined = torch.isfinite(cosines)
-    rate = (products[defined] > 0).double().mean()
-    energies = signal.square().sum(1)
-    mean, mean_signal = reference.mean(0), signal.mean(0)
+def _compared(true: Reference, signal: Tensor) -> dict[str, Comparison]:
+    """Return the four alignments of one site from one pass over the signal."""
+    rows = wide(signal)
+    energies = torch.einsum("nk,nk->n", rows, rows)
+    products = torch.einsum("nk,nk->n", true.unit, rows)
+    cosines = (products / energies.sqrt()).clamp(-1.0, 1.0)
+    defined = torch.isfinite(cosines) & true.defined
+    cosines = cosines[defined]
+    undefined = (~defined).sum()
+    flat = torch.dot(true.norms, products) / (true.norms.norm() * energies.sum().sqrt())
+    mean = rows.mean(0)
     nothing = torch.zeros(())
     return {
-        "cosine_error_signal": Comparison(cosines[defined].mean(), energies, undefined),
-        "cosine_error_signal_flat": Comparison(
-            cosine(reference.flatten(), signal.flatten()), energies.sum(), nothing
-        ),
+        "cosine_error_signal": Comparison(cosines.mean(), energies, undefined),
+        "cosine_error_signal_flat": Comparison(flat.clamp(-1.0, 1.0), energies.sum(), nothing),
         "cosine_mean_error_signal": Comparison(
-            cosine(mean, mean_signal), mean_signal.square().sum(), nothing
+            cosine(true.mean, mean), mean.square().sum(), nothing
         ),
-        "descent_rate": Comparison(rate, energies, undefined),
+        "descent_rate": Comparison((cosines > 0).double().mean(), energies, undefined),
     }
-
-
-def _scaled(rows: Tensor) -> Tensor:
-    """Return the rows with their largest entry at 1, so that no product underflows."""
-    return rows / rows.abs().amax(1, keepdim=True).clamp_min(1e-300)
 
 
 def _at_entry(true: LayerView, site: str, functional: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Figure", "observed", "tidy"]
 
-OBSERVED_ONLY = ("angle_", "attainable_share", "loss_change_")
+OBSERVED_ONLY = (
+    *("angle_", "attainable_share", "best_scale_", "cosine_error_signal_sd", "loss_change_"),
+    *("norm_ratio_", "projection_", "unexplained_"),
+)
 
 
 @dataclass(frozen=True)
