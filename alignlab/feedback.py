@@ -59,7 +59,7 @@ def unit_draw(shape: tuple[int, ...], distribution: str, *, stream: torch.Genera
     if distribution == "normal":
         return torch.randn(shape, generator=stream)
     if distribution == "uniform":
-        return (2.0 * torch.rand(shape, generator=stream) - 1.0) * 3.0**0.5
+        return torch.empty(shape).uniform_(-(3.0**0.5), 3.0**0.5, generator=stream)
     if distribution == "sign":
         return 2.0 * torch.randint(0, 2, shape, generator=stream).float() - 1.0
     if distribution == "orthogonal":
@@ -69,7 +69,8 @@ def unit_draw(shape: tuple[int, ...], distribution: str, *, stream: torch.Genera
         q, r = torch.linalg.qr(tall)
         q = q * torch.sign(torch.diagonal(r))
         q = q if rows >= columns else q.T
-        return (q * max(rows, columns) ** 0.5).reshape(shape)
+        result: Tensor = (q * max(rows, columns) ** 0.5).reshape(shape)
+        return result
     msg = f"Unknown distribution {distribution!r}; known are {', '.join(DISTRIBUTIONS)}."
     raise InputError(msg)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def train(
+def train(  # noqa: PLR0913 - each is one property of a training
     model: nn.Module,
     loss_function: Loss,
     *,
@@ -79,27 +80,17 @@ def train(
     parameters = {n: p for n, p in model.named_parameters() if n not in frozen}
     optimizer = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
     order = torch.Generator().manual_seed(seed)
-    measured: MeasuredRule | None = None
+    step = _Step(model, loss_function, optimizer, parameters, rule)
     losses: list[float] = []
     model.train()
     for epoch in range(epochs):
         total = 0.0
         for chosen in torch.randperm(len(x), generator=order).split(batch_size):
-            batch, target = x[chosen.to(x.device)], y[chosen.to(y.device)]
-            if isinstance(rule, BP):
-                loss = loss_function(model(batch), target)
-                gradients = _backpropagated(loss, parameters)
-            else:
-                measured, loss, gradients = _by_rule(
-                    model, loss_function, (batch, target), measured or rule
-                )
-            if not torch.isfinite(loss):
-                message = f"The loss is {loss.item()} in epoch {epoch + 1}; lower learning_rate."
+            loss = step.take(x[chosen.to(x.device)], y[chosen.to(y.device)])
+            if not math.isfinite(loss):
+                message = f"The loss is {loss} in epoch {epoch + 1}; lower learning_rate."
                 raise InputError(message)
-            for name, parameter in parameters.items():
-                parameter.grad = gradients[name]
-            optimizer.step()
-            total += loss.item() * len(chosen)
+            total += loss * len(chosen)
         losses.append(total / len(x))
         progress(f"training by {rule.label}, loss {losses[-1]:.3f}", epoch + 1, epochs)
     optimizer.zero_grad()
@@ -110,7 +101,7 @@ def train(
         "momentum": momentum,
         "order_seed": seed,
     }
-    return Training(rule, measured.feedback if measured else {}, tuple(losses), options)
+    return Training(rule, step.feedback, tuple(losses), options)
 
 
 def save_checkpoint(
@@ -154,28 +145,57 @@ def save_checkpoint(
     return draft.replace(path)
 
 
-def _by_rule(
-    model: nn.Module,
-    loss_function: Loss,
-    batch: tuple[Tensor, Tensor],
-    rule: Rule | MeasuredRule,
-) -> tuple[MeasuredRule, Tensor, Mapping[str, Tensor]]:
-    """Return the rule with its feedback, the loss, and the gradients of the parameters.
+@final
+class _Step:
+    """One optimizer step after another, along the gradient of a rule with fixed feedback."""
 
-    What the forward pass writes into buffers is kept, as in any training.
-    """
-    capture = Capture(model, loss_function, *batch, keep_state=True)
-    try:
-        if isinstance(rule, Rule):
-            drawn = fresh_feedback(capture, rule, seed=int(getattr(rule, "seed", 0)))
-            rule = MeasuredRule(rule, drawn, "replayed")
-        true = capture.reference()
-        backward = run_rule(capture, rule, true, parameters=True)
-        return rule, capture.loss.detach(), backward.parameters
-    finally:
-        capture.close()
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_function: Loss,
+        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        rule: Rule,
+    ) -> None:
+        self._model = model
+        self._loss_function = loss_function
+        self._optimizer = optimizer
+        self._parameters = parameters
+        self._rule = rule
+        self._measured: MeasuredRule | None = None
 
+    @property
+    def feedback(self) -> Mapping[str, Tensor]:
+        """The feedback that was drawn before the first step; empty for backpropagation."""
+        return self._measured.feedback if self._measured else {}
 
-def _backpropagated(loss: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found = torch.autograd.grad(loss, list(parameters.values()))
-    return dict(zip(parameters, found, strict=True))
+    def take(self, x: Tensor, y: Tensor) -> float:
+        """Move the parameters once and return the loss before."""
+        if isinstance(self._rule, BP):
+            loss = self._loss_function(self._model(x), y)
+            names = list(self._parameters)
+            found = torch.autograd.grad(loss, [self._parameters[name] for name in names])
+            gradients: Mapping[str, Tensor] = dict(zip(names, found, strict=True))
+        else:
+            loss, gradients = self._approximate(x, y)
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients[name]
+        self._optimizer.step()
+        return loss.item()
+
+    def _approximate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return loss and gradients of the rule; buffers are kept, as in any training."""
+        capture = Capture(self._model, self._loss_function, x, y, keep_state=True)
+        try:
+            if self._measured is None:
+                seed = int(getattr(self._rule, "seed", 0))
+                feedback = fresh_feedback(capture, self._rule, seed=seed)
+                self._measured = MeasuredRule(self._rule, feedback, "replayed")
+            elif not self._rule.has_random_feedback:
+                feedback = fresh_feedback(capture, self._rule, seed=0)
+                self._measured = MeasuredRule(self._rule, feedback, "derived from weights")
+            true = capture.reference()
+            backward = run_rule(capture, self._measured, true, parameters=True)
+            return capture.loss.detach(), backward.parameters
+        finally:
+            capture.close()

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignlab.analyze._checkpoint import Analysis, analyze_checkpoint
+    from alignlab.analyze._checkpoint import Analysis, Options, analyze_checkpoint
 
-__all__ = ["Analysis", "analyze_checkpoint"]
+__all__ = ["Analysis", "Options", "analyze_checkpoint"]
 
 
 def __getattr__(name: str) -> object:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,19 +15,30 @@ from alignlab import datasets
 from alignlab.analyze._feedback import measured_rule, trained_rule
 from alignlab.analyze._scores import parameter_hash, provenance, scores, with_scores
 from alignlab.analyze._weights import weights_alone
-from alignlab.checkpoints import Checkpoint, fit, match_names, name_feedback, open_checkpoint
-from alignlab.checkpoints import plain_twin as without_feedback
+from alignlab.checkpoints import (
+    Checkpoint,
+    fit,
+    match_names,
+    name_feedback,
+    open_checkpoint,
+    plain_twin,
+)
+from alignlab.datasets import Samples
 from alignlab.diagnostics._presets import chosen
-from alignlab.engine.capture import Capture
+from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError, MeasurementError
 from alignlab.probe import Probe
+from alignlab.rules._base import Rule
 from alignlab.snapshot import MeasuredRule
 from alignlab.specs import build_loss, build_model, parse_rule
 
-__all__ = ["Analysis", "analyze_checkpoint"]
+__all__ = ["Analysis", "Options", "analyze_checkpoint"]
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _FEW = 8
+
+
+def _silent(_label: str, _done: int, _total: int) -> None:
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -53,46 +63,15 @@ class _Loaded:
     notes: tuple[str, ...]
 
 
-def analyze_checkpoint(
-    path: str | Path,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    rules: Sequence[str] = (),
-    model_arguments: Mapping[str, object] = _NOTHING,
-    split: str = "test",
-    samples: int = 512,
-    mean: Sequence[float] | float | None = None,
-    std: Sequence[float] | float | None = None,
-    loss: str = "cross-entropy",
-    mode: str = "eval",
-    device: str = "cpu",
-    seed: int = 0,
-    draws: int = 200,
-    feedback: Mapping[str, str] = _NOTHING,
-    replay: int | None = None,
-    rename: Mapping[str, str] = _NOTHING,
-    key: str = "",
-    diagnostics: Sequence[str] = (),
-    preset: str | None = None,
-    save: Sequence[str] = (),
-    plain_model: str | None = None,
-    allow_unsafe_pickle: bool = False,
-    download: bool = False,
-    command: str = "",
-    progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
-) -> Analysis:
-    """Measure rules on a checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, on what, and how; the options of ``alignlab analyze checkpoint``.
 
-    All samples are probed in one batch, so that weight gradients are those of exactly these
-    samples.
-
-    Args:
-        path: File of weights in any supported format.
+    Attributes:
         model: Model SPEC; None for what weights alone tell.
+        model_arguments: Keyword arguments of the model's factory.
         data: Data SPEC; needed with a model.
         rules: Rule SPECs; by default the one that the file names (else DFA), and uSF.
-        model_arguments: Keyword arguments of the model's factory.
         split: ``train`` or ``test``.
         samples: How many samples, stratified and seeded.
         mean: Subtracted from the inputs.
@@ -114,6 +93,44 @@ def analyze_checkpoint(
         download: Fetch a data set that is not there.
         command: Command line, for the recording.
         progress: Called with what is done, how much of it and of how much.
+    """
+
+    model: str | None = None
+    model_arguments: Mapping[str, object] = field(default_factory=dict)
+    data: str | None = None
+    rules: Sequence[str] = ()
+    split: str = "test"
+    samples: int = 512
+    mean: Sequence[float] | float | None = None
+    std: Sequence[float] | float | None = None
+    loss: str = "cross-entropy"
+    mode: str = "eval"
+    device: str = "cpu"
+    seed: int = 0
+    draws: int = 200
+    feedback: Mapping[str, str] = field(default_factory=dict)
+    replay: int | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    key: str = ""
+    diagnostics: Sequence[str] = ()
+    preset: str | None = None
+    save: Sequence[str] = ()
+    plain_model: str | None = None
+    allow_unsafe_pickle: bool = False
+    download: bool = False
+    command: str = ""
+    progress: Callable[[str, int, int], None] = _silent
+
+
+def analyze_checkpoint(path: str | Path, **options: Any) -> Analysis:
+    """Measure rules on a checkpoint.
+
+    All samples are probed in one batch, so that weight gradients are those of exactly these
+    samples.
+
+    Args:
+        path: File of weights in any supported format.
+        **options: Attributes of ``Options``.
 
     Returns:
         The recording and the raw tensors that were asked for.
@@ -121,93 +138,120 @@ def analyze_checkpoint(
     Raises:
         AlignlabError: Whatever is wrong with the file, the model, the data or an option.
     """
-    names = chosen(diagnostics, preset)
-    checkpoint = open_checkpoint(path, allow_unsafe_pickle=allow_unsafe_pickle, key=key)
-    if model is None:
-        return Analysis(weights_alone(name_feedback(checkpoint, feedback), command=command))
-    if data is None:
-        message = "A model needs data to be measured on; give --data digits, npz:FILE or another."
-        raise InputError(message)
-    parsed = [parse_rule(text) for text in rules]
-    loss_function = build_loss(loss)
-    batch = datasets.load(
-        data, split=split, samples=samples, seed=seed, mean=mean, std=std, download=download
-    )
-    built = build_model(model, model_arguments)
-    twin = build_model(plain_model, model_arguments) if plain_model else None
-    loaded = _loaded(checkpoint, built, twin, batch.x, rename=rename, feedback=feedback)
-    if not parsed:
-        default = trained_rule(loaded.checkpoint) or "dfa"
-        parsed = [parse_rule(text) for text in ("dfa" if default == "bp" else default, "usf")]
-    network = loaded.model.to(device).train(mode == "train")
-    x, y = batch.x.to(device), batch.y.to(device)
+    chose = Options(**options)
+    names = chosen(chose.diagnostics, chose.preset)
+    checkpoint = open_checkpoint(path, allow_unsafe_pickle=chose.allow_unsafe_pickle, key=chose.key)
+    if chose.model is None:
+        named = name_feedback(checkpoint, chose.feedback)
+        return Analysis(weights_alone(named, command=chose.command))
+    rules = [parse_rule(text) for text in chose.rules]
+    loss_function = build_loss(chose.loss)
+    batch = _batch(chose)
+    loaded = _loaded(checkpoint, batch.x, chose)
+    network = _on_device(loaded.model, chose)
+    x, y = batch.x.to(chose.device), batch.y.to(chose.device)
     output = _output(network, x)
     loss_function.check(output, y)
-    few = Capture(network, loss_function, x[:_FEW], y[:_FEW])
-    try:
-        measured = [measured_rule(r, loaded.checkpoint, few, replay=replay) for r in parsed]
-    finally:
-        few.close()
+    measured = _measured(loaded, network, loss_function, (x, y), rules=rules, replay=chose.replay)
     probe = Probe(
         network,
         loss_function,
         rules=measured,
         diagnostics=names,
-        draws=draws,
-        seed=seed,
-        save=save,
-        progress=progress,
+        draws=chose.draws,
+        seed=chose.seed,
+        save=chose.save,
+        progress=chose.progress,
     )
     recording = probe.measure(x, y)
-    recording.attrs.update(provenance(checkpoint, command=command, kind="checkpoint"))
-    recording.attrs.update(
-        {
-            "model_spec": model,
-            "model_arguments": ", ".join(f"{k}={v}" for k, v in model_arguments.items()),
-            "parameter_hash": parameter_hash(network),
-            "data": batch.name,
-            "data_hash": batch.hash,
-            "n_classes": batch.n_classes or 0,
-            "mean": str(mean if mean is not None else ""),
-            "std": str(std if std is not None else ""),
-            "loss": loss,
-            "reduction": loss_function.reduction,
-            "mode": mode,
-            "feedback_note": " ".join((*loaded.notes, *_origins(measured))),
-        }
-    )
+    notes = (*loaded.notes, *(f"{rule.label}: feedback {rule.origin}." for rule in measured))
+    recording.attrs.update(provenance(checkpoint, command=chose.command, kind="checkpoint"))
+    recording.attrs.update(_described(chose, network, batch, notes=notes))
+    recording.attrs["reduction"] = loss_function.reduction
     result = loss_function(output, y)
     return Analysis(with_scores(recording, scores(output, result, batch)), probe.tensors)
 
 
-def _loaded(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    twin: nn.Module | None,
-    x: Tensor,
+def _batch(chose: Options) -> Samples:
+    if chose.data is None:
+        message = "A model needs data to be measured on; give --data digits, npz:FILE or another."
+        raise InputError(message)
+    return datasets.load(
+        chose.data,
+        split=chose.split,
+        samples=chose.samples,
+        seed=chose.seed,
+        mean=chose.mean,
+        std=chose.std,
+        download=chose.download,
+    )
+
+
+def _on_device(model: nn.Module, chose: Options) -> nn.Module:
+    try:
+        return model.to(chose.device).train(chose.mode == "train")
+    except (RuntimeError, AssertionError) as error:
+        text = " ".join(str(error).split())
+        message = f"Cannot measure on --device {chose.device}: {text}"
+        raise InputError(message) from error
+
+
+def _measured(
+    loaded: _Loaded,
+    network: nn.Module,
+    loss_function: Loss,
+    batch: tuple[Tensor, Tensor],
     *,
-    rename: Mapping[str, str],
-    feedback: Mapping[str, str],
-) -> _Loaded:
+    rules: Sequence[Rule],
+    replay: int | None,
+) -> list[MeasuredRule]:
+    """Return the rules with their feedback, found by one small forward pass."""
+    if not rules:
+        default = trained_rule(loaded.checkpoint) or "dfa"
+        texts = dict.fromkeys(("dfa" if default == "bp" else default, "usf"))
+        rules = [parse_rule(text) for text in texts]
+    few = Capture(network, loss_function, *(tensor[:_FEW] for tensor in batch))
+    try:
+        return [measured_rule(rule, loaded.checkpoint, few, replay=replay) for rule in rules]
+    finally:
+        few.close()
+
+
+def _described(
+    chose: Options, network: nn.Module, batch: Samples, *, notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "model_spec": chose.model or "",
+        "model_arguments": ", ".join(f"{k}={v}" for k, v in chose.model_arguments.items()),
+        "parameter_hash": parameter_hash(network),
+        "data": batch.name,
+        "data_hash": batch.hash,
+        "n_classes": batch.n_classes or 0,
+        "mean": "" if chose.mean is None else str(chose.mean),
+        "std": "" if chose.std is None else str(chose.std),
+        "loss": chose.loss,
+        "mode": chose.mode,
+        "feedback_note": " ".join(notes),
+    }
+
+
+def _loaded(checkpoint: Checkpoint, x: Tensor, chose: Options) -> _Loaded:
     """Fill the model, take out what feedback its modules carry, and check the twin."""
-    matched = match_names(checkpoint, model, rename=rename)
-    notes = fit(checkpoint, model, rename=rename)
+    model = build_model(chose.model or "", chose.model_arguments)
+    matched = name_feedback(match_names(checkpoint, model, rename=chose.rename), chose.feedback)
+    notes = fit(checkpoint, model, rename=chose.rename)
     model.eval()
-    if twin is not None:
-        fit(checkpoint, twin, rename=rename)
+    if chose.plain_model is not None:
+        twin = build_model(chose.plain_model, chose.model_arguments)
+        fit(checkpoint, twin, rename=chose.rename)
         _require_equal(model, twin.eval(), x[:_FEW])
-        return _Loaded(twin, name_feedback(matched, feedback), notes)
-    found = without_feedback(model, x[:_FEW])
-    named = name_feedback(matched, feedback)
-    if found.feedback:
-        held = {(entry.layer, entry.at) for entry in named.feedback}
-        added = [e for e in found.feedback if (e.layer, e.at) not in held]
-        named = _with_feedback(named, added)
-    return _Loaded(found.model, named, (*notes, *found.notes))
-
-
-def _with_feedback(checkpoint: Checkpoint, added: Sequence[Any]) -> Checkpoint:
-    return replace(checkpoint, feedback=(*checkpoint.feedback, *added))
+        return _Loaded(twin, matched, notes)
+    _output(model, x[:_FEW])
+    found = plain_twin(model, x[:_FEW])
+    held = {(entry.layer, entry.at) for entry in matched.feedback}
+    added = [entry for entry in found.feedback if (entry.layer, entry.at) not in held]
+    matched = replace(matched, feedback=(*matched.feedback, *added))
+    return _Loaded(found.model, matched, (*notes, *found.notes))
 
 
 def _require_equal(model: nn.Module, twin: nn.Module, x: Tensor) -> None:
@@ -245,7 +289,3 @@ def _output(model: nn.Module, x: Tensor) -> Tensor:
         )
         raise MeasurementError(message)
     return output
-
-
-def _origins(measured: Sequence[MeasuredRule]) -> list[str]:
-    return [f"{rule.label}: feedback {rule.origin}." for rule in measured]

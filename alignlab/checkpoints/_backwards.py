@@ -139,7 +139,8 @@ def _is_continuous(tensor: Tensor) -> bool:
 def _eagerly(model: nn.Module) -> AbstractContextManager[object]:
     """Return a context in which compiled modules run their own code, custom functions included."""
     if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
-        return torch.compiler.set_stance("force_eager")
+        eager: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return eager
     return nullcontext()
 
 

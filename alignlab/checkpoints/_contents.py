@@ -61,7 +61,8 @@ class StateDict:
     def summary(self) -> str:
         """Name with counts, for lists of choices."""
         count = sum(tensor.numel() for tensor in self.tensors.values())
-        return f"{self.key or '(top)'} ({len(self.tensors)} tensors, {count:,} numbers)"
+        name = self.key if len(self.key) <= 60 else f"{self.key[:57]}..."
+        return f"{name or '(top)'} ({len(self.tensors)} tensors, {count:,} numbers)"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from alignlab.checkpoints._contents import (
 from alignlab.checkpoints._feedback import biotorch_feedback, is_feedback_key, trainer_feedback
 from alignlab.checkpoints._foreign import Foreign
 from alignlab.checkpoints._names import strip_prefixes
-from alignlab.checkpoints._read import Tree, read_tree
+from alignlab.checkpoints._read import Tree, one_line, read_tree
 from alignlab.checkpoints._sniff import file_format
 from alignlab.checkpoints._unsafe import unpickled
 from alignlab.checkpoints._values import hyper_parameters, plain, plain_entries
@@ -68,7 +68,7 @@ def open_checkpoint(
         chosen, notes = _chosen(root, key)
         return _checkpoint(path, form, chosen, root=root, tree=tree, notes=notes)
     except CheckpointError as error:
-        text = str(error).removeprefix(f"{path} ").removesuffix(".")
+        text = one_line(str(error)).removeprefix(f"{path} ").removesuffix(".")
         message = f"{path} {text}."
         raise CheckpointError(message) from error
 

@@ -19,10 +19,11 @@ from alignlab.checkpoints._restricted import RestrictedUnpickler
 from alignlab.checkpoints._sniff import LEGACY, PICKLE, SAFETENSORS, ZIP
 from alignlab.errors import CheckpointError
 
-__all__ = ["Tree", "first_line", "read_tree"]
+__all__ = ["Tree", "one_line", "read_tree"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
+_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,20 @@ def read_tree(path: Path, form: str) -> Tree:
         raise CheckpointError(message) from error
     except Exception as error:
         message = (
-            f"{path} is a truncated or damaged {form} file ({first_line(error)}); "
+            f"{path} is a truncated or damaged {form} file ({_reason(error)}); "
             f"copy or download it again."
         )
         raise CheckpointError(message) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the beginning of an error's text, on one line and of readable length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def one_line(text: str) -> str:
+    """Return a text on one line, printable, and cut where it has no end."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST])
+    return " ".join(shown.split()) + ("..." if len(text) > _LONGEST else "")
+
+
+def _reason(error: BaseException) -> str:
+    text = one_line(str(error)) or type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

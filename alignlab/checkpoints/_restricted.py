@@ -6,6 +6,7 @@ class or function in the file becomes an inert placeholder that only remembers w
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections import OrderedDict
@@ -38,6 +39,28 @@ _HOSTILE = re.compile(
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
+class _Bounded:
+    """A file that makes no room for more bytes than it has."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        start = file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(start)
+        self._file = file
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        """Return that many bytes.
+
+        Raises:
+            EOFError: There are fewer.
+        """
+        if count > self._end - self._file.tell():
+            message = f"{count} bytes promised, {self._end - self._file.tell()} there"
+            raise EOFError(message)
+        return self._file.read(count)
+
+
 class RestrictedUnpickler(pickle._Unpickler):
     """Read one pickle without importing or calling anything that it names.
 
@@ -58,7 +81,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             file: Where the pickle begins.
             read_storage: Reads a storage that was saved as bytes inside a pickle.
         """
-        super().__init__(file, encoding="latin1")
+        super().__init__(_Bounded(file), encoding="latin1")
         self.foreign: list[str] = []
         self.storages: dict[str, torch.dtype] = {}
         self._placeholders: dict[str, type[Foreign]] = {}
@@ -116,12 +139,18 @@ class RestrictedUnpickler(pickle._Unpickler):
             message = f"state for a {type(target).__name__}"
             raise pickle.UnpicklingError(message)
 
+    def load_bytearray(self) -> None:
+        """Read bytes before making room for them."""
+        length = int.from_bytes(self.read(8), "little")  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+
     def refuse_extension(self) -> None:
         """Refuse the codes that stand for names registered in this process."""
         message = "a registered extension"
         raise pickle.UnpicklingError(message)
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray
     dispatch[pickle.EXT1[0]] = refuse_extension
     dispatch[pickle.EXT2[0]] = refuse_extension
     dispatch[pickle.EXT4[0]] = refuse_extension

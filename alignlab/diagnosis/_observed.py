@@ -88,10 +88,14 @@ def shared_noise(ds: xr.Dataset, rule: str) -> list[str]:
 def caution(ds: xr.Dataset) -> str:
     """Return why a cosine is not success, with the performance beside which it must be read."""
     loss = number(ds, "loss")
-    beside = "" if math.isnan(loss) else f"; here the loss is {decimal(loss)}"
+    beside = (
+        "and this file holds no loss to read beside it"
+        if math.isnan(loss)
+        else f"so read it beside the change of the loss; here the loss is {decimal(loss)}"
+    )
     return (
         "A cosine is not success: Chu and Bacho (2024) dispute that alignment alone implies "
-        f"learning, so read it beside the change of the loss{beside}."
+        f"learning, {beside}."
     )
 
 

@@ -118,7 +118,8 @@ def _rotate(signal: Tensor, axis: int, stream: torch.Generator) -> Tensor:
     n = signal.shape[axis]
     q, r = torch.linalg.qr(torch.randn(n, n, generator=stream, dtype=torch.float64))
     q = (q * torch.sign(torch.diagonal(r))).to(signal)
-    return (signal.movedim(axis, -1) @ q.T).movedim(-1, axis)
+    result: Tensor = (signal.movedim(axis, -1) @ q.T).movedim(-1, axis)
+    return result
 
 
 def _placed(

@@ -122,7 +122,7 @@ def readings(
     shown = float("nan") if status in ("null draw", "undefined") else value
     distance = (shown - chance.mean) / chance.sd if chance.sd > 0 else float("nan")
     attainable = (1.0 - chance.mean) / chance.sd if chance.sd > 0 else float("nan")
-    companions = {
+    companions: dict[str, float | str] = {
         "": shown,
         "_null_sd": chance.sd,
         "_null_low": chance.low,

@@ -85,7 +85,8 @@ def error_space(errors: Tensor) -> Tensor:
     matrix = wide(errors)
     matrix = matrix / matrix.abs().amax()
     values, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    return vectors[:, values > 1e-6 * values.amax()].flip(1)
+    result: Tensor = vectors[:, values > 1e-6 * values.amax()].flip(1)
+    return result
 
 
 def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -54,11 +55,10 @@ def _array(
     text = variable.dtype == "string"
     array = np.full(shape, "" if text else np.nan, dtype=object if text else float)
     for reading, value in zip(readings, values, strict=True):
-        place = tuple(labels[dim].index(getattr(reading, dim)) for dim in named)
+        place: tuple[Any, ...] = tuple(labels[dim].index(getattr(reading, dim)) for dim in named)
         if len(named) < len(variable.dims):
-            array[(*place, slice(0, np.size(value)))] = value
-        else:
-            array[place] = value
+            place = (*place, slice(0, np.size(value)))
+        array[place] = value
     return array
 
 

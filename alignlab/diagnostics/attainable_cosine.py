@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import at_entries
-from alignlab.engine.capture import project
+from alignlab.engine.direct import project
 from alignlab.kernels.attainable import Attainable
 from alignlab.kernels.convolution import design
 from alignlab.kernels.cosines import cosine

@@ -210,7 +210,7 @@ def _verdict(found: list[Reading]) -> str:
             if reading.value == "disagrees":
                 return "reference invalid: a central difference of the loss contradicts it"
             continue
-        value = float(reading.value)  # type: ignore[arg-type]
+        value = float(reading.value)
         if reading.name == "reference_norm" and not value > FLOOR:
             return f"reference invalid: the true signal at {where} has norm {value:.1e}"
         if reading.name == "reference_floor_ratio" and not value >= FLOOR_RATIO:

@@ -63,7 +63,9 @@ def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         MeasurementError: The model has none, or has modules whose weights cannot be seen.
     """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, MEASURED)}
+    found: dict[str, nn.Module] = {
+        name: m for name, m in model.named_modules() if isinstance(m, MEASURED)
+    }
     opaque = {name: m for name, m in model.named_modules() if isinstance(m, OPAQUE)}
     if opaque:
         name, module = next(iter(opaque.items()))

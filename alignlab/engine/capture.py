@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.engine.attach import Attachment, measured_modules
-from alignlab.engine.graph import leaves_between, refuse_custom_backwards
+from alignlab.engine.direct import inject
+from alignlab.engine.graph import refuse_custom_backwards
 from alignlab.engine.layout import Layout, parameter
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
@@ -200,36 +201,13 @@ class Capture:
             granularity: ``micro`` or ``macro``.
             parameters: Whether the gradients of the parameters are wanted too.
         """
-        entry: dict[str, Tensor] = {}
-        inside: dict[str, Tensor] = {self.layout.output_layer.name: error}
-        total: dict[int, Tensor] = {}
-        for group in self.layout.groups(granularity):
-            edge = self.layout.entry_edge(group)
-            owner = self.layers[group.members[-1]]
-            signal = project(error, feedback[owner.name], self.layout.entry_shape(group))
-            edges = [self.layout.calls[k].output_edge for k in group.members]
-            inner = [s for s in self.layout.segments if s.consumer in group.members]
-            inner = [s for s in inner if set(s.members) <= set(group.members)]
-            stops = {e.node for e in edges} | self.layout.below(group)
-            leaves = leaves_between(edge.node, stops) if parameters else []
-            leaves = [leaf for leaf in leaves if leaf.requires_grad]
-            gradients = torch.autograd.grad(
-                edge,  # type: ignore[arg-type]
-                [*edges, *(self.layout.entry_edge(s) for s in inner), *leaves],
-                grad_outputs=(signal,),
-                retain_graph=True,
-                allow_unused=True,
-            )
-            for k, gradient in zip(group.members, gradients, strict=False):
-                inside[self.layers[k].name] = gradient
-                entry[self.layers[k].name] = signal
-            for s, gradient in zip(inner, gradients[len(edges) :], strict=False):
-                entry.update({self.layers[k].name: gradient for k in s.members})
-            for leaf, gradient in zip(leaves, gradients[len(edges) + len(inner) :], strict=True):
-                if gradient is not None:
-                    total[id(leaf)] = total.get(id(leaf), 0) + gradient
-        grads = self._parameter_gradients(inside, total) if parameters else {}
-        return BackwardPass(entry, inside, grads)
+        found = inject(
+            self.layout, feedback, error=error, granularity=granularity, leaves=parameters
+        )
+        gradients = (
+            self._parameter_gradients(found.preactivation, found.leaves) if parameters else {}
+        )
+        return BackwardPass(found.entry, found.preactivation, gradients)
 
     def to_preactivation(self, layer: Layer, signal: Tensor) -> Tensor:
         """Carry a signal from the layer's entry to its pre-activation (V, a local vjp).
@@ -240,7 +218,7 @@ class Capture:
         """
         segment = self.layout.segment_of(layer)
         (result,) = torch.autograd.grad(
-            self.layout.entry_edge(segment),  # type: ignore[arg-type]
+            self.layout.entry_edge(segment),
             [self.layout.call(layer).output_edge],
             grad_outputs=(signal.reshape(self.layout.entry_shape(segment)),),
             retain_graph=True,
@@ -261,7 +239,7 @@ class Capture:
             self.layout.entry_shape(segment), dtype=tangent.dtype, device=tangent.device
         ).requires_grad_()
         (image,) = torch.autograd.grad(
-            self.layout.entry_edge(segment),  # type: ignore[arg-type]
+            self.layout.entry_edge(segment),
             [self.layout.call(layer).output_edge],
             grad_outputs=(argument,),
             retain_graph=True,
@@ -288,7 +266,7 @@ class Capture:
         active = [p for p in wanted if p is not None and p.requires_grad]
         found = iter(
             torch.autograd.grad(
-                call.output_edge,  # type: ignore[arg-type]
+                call.output_edge,
                 active,
                 grad_outputs=(signal,),
                 retain_graph=True,
@@ -352,41 +330,8 @@ class Capture:
             raise MeasurementError(msg)
 
 
-def project(error: Tensor, feedback: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return B e in the shape of the entry.
-
-    The whole error of a sample reaches the whole entry.
-
-    Args:
-        error: Shape ``(n_samples, ...)``, ``n_errors`` entries a sample.
-        feedback: Shape ``(n_errors, *entry_shape)``.
-        shape: Shape of the entry with its samples.
-
-    Raises:
-        MeasurementError: The shapes do not fit.
-    """
-    target = tuple(shape)
-    matrix = feedback.to(error).reshape(feedback.shape[0], -1)
-    rows = error.reshape(error.shape[0], -1)
-    if rows.shape[-1] != matrix.shape[0] or rows.shape[0] != target[0]:
-        msg = (
-            f"The feedback {tuple(feedback.shape)} does not fit an error of shape "
-            f"{tuple(error.shape)} and an entry of shape {target}."
-        )
-        raise MeasurementError(msg)
-    result = rows @ matrix
-    if result.numel() != _numel(target):
-        msg = f"The feedback {tuple(feedback.shape)} does not fit an entry of shape {target}."
-        raise MeasurementError(msg)
-    return result.reshape(target)
-
-
 def _cast(tensor: Tensor, precision: torch.dtype) -> Tensor:
     return tensor.to(precision) if tensor.is_floating_point() else tensor
-
-
-def _numel(shape: Sequence[int]) -> int:
-    return int(torch.Size(shape).numel())
 
 
 def _eager(model: nn.Module) -> Any:

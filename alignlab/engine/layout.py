@@ -105,12 +105,17 @@ class Layout:
             for group in blocks.values()
         ]
 
-    def below(self, group: Segment) -> set[Any]:
-        """Return the nodes below a group, at which its own parameters end."""
-        first = group.members[0]
-        nodes = {c.output_edge.node for k, c in enumerate(self.calls) if k < first}
-        edge = self.calls[first].input_edge
-        return nodes | ({edge.node} if edge is not None else set())
+    def ends_below(self, segment: Segment) -> set[Any]:
+        """Return the nodes at which the stretch below an entry ends.
+
+        They are all pre-activations, and all other entries: a shortcut that leads past the
+        layers of a block must not lead into the block below.
+        """
+        own = self.entry_edge(segment).node
+        nodes = {call.output_edge.node for call in self.calls}
+        nodes |= {call.input_edge.node for call in self.calls if call.input_edge is not None}
+        pre = {self.calls[k].output_edge.node for k in segment.members}
+        return (nodes - {own}) | pre
 
     def narrowest_above(self, layer: Layer) -> tuple[int, str] | None:
         """Return the narrowest place through which the error must pass to reach an entry.

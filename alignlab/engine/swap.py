@@ -67,7 +67,7 @@ class WeightSwap:
             return tensor
         self.packed[name] += 1
         weight = self._weights[name]
-        offset = tensor.storage_offset() - weight.storage_offset()
+        offset = int(tensor.storage_offset()) - int(weight.storage_offset())
         return _Handle(name, tuple(tensor.shape), tensor.stride(), offset, weight._version)
 
     def _unpack(self, saved: Tensor | _Handle) -> Tensor:

@@ -120,8 +120,8 @@ def tidy(
         recording lacks a dimension.
     """
     present = [name for name in variables if name in ds.variables]
-    extra = [name for name in coords if name in ds.variables]
-    wanted = ds[present].reset_coords(extra) if extra else ds[present]
+    extra = [name for name in coords if name in ds[present].coords]
+    wanted = ds[present].reset_coords(extra)
     if not present or not set(dims) <= set(wanted.dims):
         return pd.DataFrame(columns=[*dims, *extra, *variables])
     table = wanted.to_dataframe(dim_order=list(dims)).reset_index()

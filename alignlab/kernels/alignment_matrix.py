@@ -55,7 +55,8 @@ def cosine_with_identity(matrix: Tensor) -> Tensor:
     matrix = wide(matrix)
     trace = torch.diagonal(matrix, dim1=-2, dim2=-1).sum(-1)
     value = trace / (matrix.shape[-1] ** 0.5 * torch.linalg.matrix_norm(matrix))
-    return value.clamp(-1.0, 1.0)
+    result: Tensor = value.clamp(-1.0, 1.0)
+    return result
 
 
 def symmetric_minimum(matrix: Tensor) -> Tensor:
@@ -69,4 +70,5 @@ def symmetric_minimum(matrix: Tensor) -> Tensor:
     """
     matrix = wide(matrix)
     smallest = torch.linalg.eigvalsh((matrix + matrix.mT) / 2.0)[..., 0]
-    return smallest / torch.linalg.matrix_norm(matrix, 2)
+    result: Tensor = smallest / torch.linalg.matrix_norm(matrix, 2)
+    return result

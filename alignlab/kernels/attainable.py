@@ -96,4 +96,5 @@ def _pseudo_inverse(gram: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(gram)
     kept = values > _TOLERANCE * values.amax(-1, keepdim=True)
     inverses = torch.where(kept, 1.0 / values.clamp_min(1e-300), 0.0)
-    return (vectors * inverses.unsqueeze(-2)) @ vectors.mT
+    result: Tensor = (vectors * inverses.unsqueeze(-2)) @ vectors.mT
+    return result

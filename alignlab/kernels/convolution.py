@@ -76,7 +76,8 @@ def coherence(gradients: Tensor) -> Tensor:
         unrelated, 1 where all agree; NaN where all are zero.
     """
     rows = wide(gradients).flatten(1)
-    return rows.sum(0).norm() / (rows.shape[0] * rows.square().sum()).sqrt()
+    result: Tensor = rows.sum(0).norm() / (rows.shape[0] * rows.square().sum()).sqrt()
+    return result
 
 
 def spatial_mean_share(signal: Tensor) -> Tensor:
@@ -203,7 +204,7 @@ def _patches(module: Convolution, x: Tensor) -> Tensor:
     kernel = torch.eye(taps, dtype=x.dtype, device=x.device)
     kernel = kernel.reshape(taps, 1, *module.kernel_size)
     kernel = kernel.repeat(channels, *(1 for _ in range(kernel.dim() - 1)))
-    padding: str | tuple[int, ...] = module.padding  # type: ignore[assignment]
+    padding: str | tuple[int, ...] = module.padding
     if module.padding_mode != "zeros":
         twice = module._reversed_padding_repeated_twice
         x = functional.pad(x, twice, mode=module.padding_mode)

@@ -56,7 +56,8 @@ def norm(tensor: Tensor) -> Tensor:
     Returns:
         Shape ``(...)``, float64.
     """
-    return torch.linalg.vector_norm(wide(tensor), dim=-1)
+    result: Tensor = torch.linalg.vector_norm(wide(tensor), dim=-1)
+    return result
 
 
 def cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -82,7 +83,8 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     first, second = wide(first), wide(second)
     unit = first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
     other = second / torch.linalg.vector_norm(second, dim=-1, keepdim=True)
-    return (unit * other).sum(-1).clamp(-1.0, 1.0)
+    result: Tensor = (unit * other).sum(-1).clamp(-1.0, 1.0)
+    return result
 
 
 def angle(first: Tensor, second: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,21 +27,16 @@ def linear_part(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     if isinstance(module, nn.Linear):
         return functional.linear(x, weight.to(x))
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    padding: object = module.padding
+    padding: Any = module.padding
     if module.padding_mode != "zeros":
-        mode = module.padding_mode
-        x = functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+        twice = module._reversed_padding_repeated_twice
+        x = functional.pad(x, twice, mode=module.padding_mode)
         padding = 0
-    convolution = _CONVOLUTIONS[len(module.kernel_size)]
-    return convolution(
-        x,
-        weight.to(x),
-        None,
-        module.stride,
-        padding,  # type: ignore[arg-type]
-        module.dilation,
-        module.groups,
+    convolution: Any = _CONVOLUTIONS[len(module.kernel_size)]
+    result: Tensor = convolution(
+        x, weight.to(x), None, module.stride, padding, module.dilation, module.groups
     )
+    return result
 
 
 def transposed(module: nn.Module, signal: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:

@@ -34,7 +34,8 @@ def energies(rows: Tensor, *, centred: bool) -> Tensor:
     matrix = matrix / scale
     gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
     eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0.0).flip(0)
-    return eigenvalues * scale**2
+    result: Tensor = eigenvalues * scale**2
+    return result
 
 
 def participation_ratio(eigenvalues: Tensor) -> Tensor:
@@ -72,7 +73,8 @@ def entropy_rank(eigenvalues: Tensor) -> Tensor:
         3.0
     """
     share = eigenvalues / eigenvalues.sum(-1, keepdim=True)
-    return torch.special.entr(share).sum(-1).exp()
+    result: Tensor = torch.special.entr(share).sum(-1).exp()
+    return result
 
 
 def stable_rank(eigenvalues: Tensor) -> Tensor:
@@ -119,4 +121,5 @@ def numerical_rank(rows: Tensor, *, tolerance: float = 1e-5) -> Tensor:
         Count, float64 scalar; 0 for the zero matrix.
     """
     values = torch.linalg.svdvals(wide(rows))
-    return (values > tolerance * values.amax().clamp_min(1e-300)).sum().double()
+    result: Tensor = (values > tolerance * values.amax().clamp_min(1e-300)).sum().double()
+    return result

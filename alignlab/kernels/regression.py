@@ -25,12 +25,14 @@ def row_space(rows: Tensor, *, tolerance: float = 1e-6) -> Tensor:
     """
     _, values, right = torch.linalg.svd(wide(rows), full_matrices=False)
     keep = values > tolerance * values.amax()
-    return right[keep].T
+    result: Tensor = right[keep].T
+    return result
 
 
 def _fit(features: Tensor, targets: Tensor) -> Tensor:
     basis = row_space(features)
-    return basis @ torch.linalg.lstsq(features @ basis, targets).solution
+    result: Tensor = basis @ torch.linalg.lstsq(features @ basis, targets).solution
+    return result
 
 
 def explained_in_sample(features: Tensor, targets: Tensor) -> Tensor:
@@ -49,7 +51,8 @@ def explained_in_sample(features: Tensor, targets: Tensor) -> Tensor:
     features, targets = wide(features), wide(targets)
     left, values, _ = torch.linalg.svd(features, full_matrices=False)
     left = left[:, values > 1e-6 * values.amax()]
-    return (left.T @ targets).square().sum() / targets.square().sum()
+    result: Tensor = (left.T @ targets).square().sum() / targets.square().sum()
+    return result
 
 
 def explained_held_out(features: Tensor, targets: Tensor, fold: Tensor) -> Tensor:

@@ -94,4 +94,5 @@ class DFA(DirectRule):
     def _factor(self, shape: tuple[int, ...], n_errors: int) -> float:
         n = prod(shape)
         variances = {"layer": 1.0 / (n * n_errors), "fan-out": 1.0 / (3.0 * n), "none": 1.0}
-        return self.scale * variances[self.normalisation] ** 0.5
+        result: float = self.scale * variances[self.normalisation] ** 0.5
+        return result

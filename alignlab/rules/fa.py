@@ -59,5 +59,6 @@ class FA(ReplacedWeightRule):
         if self.normalisation == "weight":
             return self.scale * weight.detach().square().mean().sqrt()
         if self.normalisation == "fan-in":
-            return self.scale / weight[0].numel() ** 0.5
+            result: Tensor | float = self.scale / weight[0].numel() ** 0.5
+            return result
         return self.scale

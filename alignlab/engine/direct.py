@@ -1,0 +1,127 @@
+"""The error injected at every entry, and carried from there to the pre-activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignlab.engine.graph import Segment, leaves_between
+from alignlab.engine.layout import Layout
+from alignlab.errors import MeasurementError
+
+__all__ = ["Injected", "inject", "project"]
+
+
+@dataclass(frozen=True)
+class Injected:
+    """Signals that follow from errors injected at the entries.
+
+    Attributes:
+        entry: dL/dh by layer name.
+        preactivation: dL/da by layer name.
+        leaves: Gradients of parameters between entries and pre-activations, by identity.
+    """
+
+    entry: dict[str, Tensor] = field(default_factory=dict)
+    preactivation: dict[str, Tensor] = field(default_factory=dict)
+    leaves: dict[int, Tensor] = field(default_factory=dict)
+
+
+def inject(
+    layout: Layout,
+    feedback: Mapping[str, Tensor],
+    *,
+    error: Tensor,
+    granularity: str,
+    leaves: bool,
+) -> Injected:
+    """Inject the error at every entry and carry it to the pre-activations below.
+
+    Args:
+        layout: Layers and entries of a captured forward pass.
+        feedback: By injection layer, shape ``(n_errors, *entry_shape)``.
+        error: dL/da at the output, shape ``(n_samples, ...)``.
+        granularity: ``micro`` or ``macro``.
+        leaves: Whether parameters between entry and pre-activation are wanted too.
+    """
+    result = Injected()
+    result.preactivation[layout.output_layer.name] = error
+    for group in layout.groups(granularity):
+        _inject_at(layout, group, feedback, error=error, leaves=leaves, into=result)
+    return result
+
+
+def _inject_at(
+    layout: Layout,
+    group: Segment,
+    feedback: Mapping[str, Tensor],
+    *,
+    error: Tensor,
+    leaves: bool,
+    into: Injected,
+) -> None:
+    edge = layout.entry_edge(group)
+    owner = layout.layers[group.members[-1]]
+    signal = project(error, feedback[owner.name], layout.entry_shape(group))
+    edges = [layout.calls[k].output_edge for k in group.members]
+    inner = [s for s in layout.segments if s.consumer in group.members]
+    inner = [s for s in inner if set(s.members) <= set(group.members)]
+    parameters = _own_leaves(layout, group, inner) if leaves else []
+    gradients = torch.autograd.grad(
+        edge,
+        [*edges, *(layout.entry_edge(s) for s in inner), *parameters],
+        grad_outputs=(signal,),
+        retain_graph=True,
+        allow_unused=True,
+    )
+    for k, gradient in zip(group.members, gradients, strict=False):
+        into.preactivation[layout.layers[k].name] = gradient
+        into.entry[layout.layers[k].name] = signal
+    for s, gradient in zip(inner, gradients[len(edges) :], strict=False):
+        into.entry.update({layout.layers[k].name: gradient for k in s.members})
+    for leaf, gradient in zip(parameters, gradients[len(edges) + len(inner) :], strict=True):
+        if gradient is not None:
+            into.leaves[id(leaf)] = into.leaves.get(id(leaf), 0) + gradient
+
+
+def _own_leaves(layout: Layout, group: Segment, inner: Sequence[Segment]) -> list[Tensor]:
+    """Return the parameters of a group that are not in its measured layers, each once."""
+    found: dict[int, Tensor] = {}
+    for start in (group, *inner):
+        stops = layout.ends_below(start)
+        for leaf in leaves_between(layout.entry_edge(start).node, stops):
+            if leaf.requires_grad:
+                found[id(leaf)] = leaf
+    return list(found.values())
+
+
+def project(error: Tensor, feedback: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return B e in the shape of the entry.
+
+    The whole error of a sample reaches the whole entry.
+
+    Args:
+        error: Shape ``(n_samples, ...)``, ``n_errors`` entries a sample.
+        feedback: Shape ``(n_errors, *entry_shape)``.
+        shape: Shape of the entry with its samples.
+
+    Raises:
+        MeasurementError: The shapes do not fit.
+    """
+    target = tuple(shape)
+    rows = error.reshape(error.shape[0], -1)
+    matrix: Any = feedback.to(error).reshape(feedback.shape[0], -1)
+    fits = rows.shape == (target[0], matrix.shape[0]) and matrix.shape[1] == prod(target[1:])
+    if not fits:
+        msg = (
+            f"The feedback {tuple(feedback.shape)} does not fit an error of shape "
+            f"{tuple(error.shape)} and an entry of shape {target}."
+        )
+        raise MeasurementError(msg)
+    result: Tensor = (rows @ matrix).reshape(target)
+    return result
