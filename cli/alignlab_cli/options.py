@@ -17,6 +17,7 @@ __all__ = [
     "HELP",
     "RecordedCommand",
     "allow_unsafe_pickle",
+    "check_device",
     "command_line",
     "complete",
     "force",
@@ -56,6 +57,18 @@ class RecordedCommand(click.Command):
 def command_line(ctx: click.Context) -> str:
     """Return the command as it was typed, with file names in place of paths."""
     return shlex.join([*ctx.command_path.split(), *map(_without_folders, ctx.meta[TYPED])])
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine or this build of torch does not have."""
+    import torch
+
+    try:
+        torch.empty(1, device=name).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        message = f"--device {name!r} cannot be used here; there is {', '.join(found)}."
+        raise InputError(message) from error
 
 
 def complete(package: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:

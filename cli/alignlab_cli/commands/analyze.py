@@ -12,6 +12,7 @@ from alignlab_cli.options import (
     HELP,
     RecordedCommand,
     allow_unsafe_pickle,
+    check_device,
     command_line,
     complete,
     force,
@@ -151,6 +152,7 @@ def checkpoint(
         )
         raise InputError(message)
 
+    check_device(measurement["device"])
     from alignlab.analyze import analyze_checkpoint
     from alignlab_cli.summary import show
 
