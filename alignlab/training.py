@@ -27,7 +27,7 @@ class Training:
 
     Attributes:
         rule: The rule.
-        feedback: Its feedback, by layer or module; empty for backpropagation.
+        feedback: Its feedback, by layer or module; empty where none is drawn.
         losses: Mean training loss of every epoch.
         options: Everything else that is needed to train the same model again.
     """
@@ -75,9 +75,9 @@ def train(  # noqa: PLR0913 - each is one property of a training
         Feedback, losses and options.
 
     Raises:
-        InputError: The loss is no longer finite.
+        InputError: The loss is no longer finite, or a frozen name is not in the model.
     """
-    parameters = {n: p for n, p in model.named_parameters() if n not in frozen}
+    parameters = _learning(model, frozen)
     optimizer = torch.optim.SGD(parameters.values(), lr=learning_rate, momentum=momentum)
     order = torch.Generator().manual_seed(seed)
     step = _Step(model, loss_function, optimizer, parameters, rule)
@@ -166,16 +166,15 @@ class _Step:
 
     @property
     def feedback(self) -> Mapping[str, Tensor]:
-        """The feedback that was drawn before the first step; empty for backpropagation."""
-        return self._measured.feedback if self._measured else {}
+        """The feedback that was drawn before the first step; empty where none was drawn."""
+        drawn = self._measured if self._rule.has_random_feedback else None
+        return drawn.feedback if drawn else {}
 
     def take(self, x: Tensor, y: Tensor) -> float:
         """Move the parameters once and return the loss before."""
         if isinstance(self._rule, BP):
             loss = self._loss_function(self._model(x), y)
-            names = list(self._parameters)
-            found = torch.autograd.grad(loss, [self._parameters[name] for name in names])
-            gradients: Mapping[str, Tensor] = dict(zip(names, found, strict=True))
+            gradients: Mapping[str, Tensor] = _backpropagated(loss, self._parameters)
         else:
             loss, gradients = self._approximate(x, y)
         for name, parameter in self._parameters.items():
@@ -199,3 +198,25 @@ class _Step:
             return capture.loss.detach(), backward.parameters
         finally:
             capture.close()
+
+
+def _learning(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Return the parameters that learn, by name."""
+    named = dict(model.named_parameters())
+    unknown = [name for name in frozen if name not in named]
+    if unknown:
+        message = (
+            f"There is no parameter {unknown[0]!r} to freeze in {type(model).__name__}; it has "
+            f"{', '.join(named)}."
+        )
+        raise InputError(message)
+    return {name: p for name, p in named.items() if name not in frozen and p.requires_grad}
+
+
+def _backpropagated(loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return the true gradients, zero where the loss does not depend on a parameter."""
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(p) if gradient is None else gradient
+        for (name, p), gradient in zip(parameters.items(), found, strict=True)
+    }
