@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -59,25 +60,36 @@ def open_checkpoint(
         CheckpointError: Anything else; the text says what the file is and what to do.
     """
     path = Path(path)
-    form = file_format(path)
-    tree = read_tree(path, form)
-    root = tree.root
-    if allow_unsafe_pickle and _whole_objects(root):
-        root = unpickled(path)
-    try:
+    with _one_line_refusals(path):
+        form, tree = _read(path)
+        root = tree.root
+        if allow_unsafe_pickle and _whole_objects(root):
+            root = unpickled(path)
         chosen, notes = _chosen(root, key)
         return _checkpoint(path, form, chosen, root=root, tree=tree, notes=notes)
-    except CheckpointError as error:
-        text = one_line(str(error)).removeprefix(f"{path} ").removesuffix(".")
-        message = f"{path} {text}."
-        raise CheckpointError(message) from error
 
 
 def candidates(path: Path) -> tuple[str, Tree, Contents]:
     """Return a file's format, what it holds and the state dicts in it, without choosing one."""
+    with _one_line_refusals(path):
+        form, tree = _read(path)
+        return form, tree, find_contents(tree.root)
+
+
+@contextmanager
+def _one_line_refusals(path: Path) -> Iterator[None]:
+    """Put the file's name in front of refusals, and whatever names it holds on one line."""
+    try:
+        yield
+    except CheckpointError as error:
+        text = one_line(str(error).removeprefix(f"{path} ")).removesuffix(".")
+        message = f"{path} {text}."
+        raise CheckpointError(message) from error
+
+
+def _read(path: Path) -> tuple[str, Tree]:
     form = file_format(path)
-    tree = read_tree(path, form)
-    return form, tree, find_contents(tree.root)
+    return form, read_tree(path, form)
 
 
 def sha256(path: Path) -> str:

@@ -148,6 +148,12 @@ def test_a_missing_prefix_is_suggested_with_an_empty_old_part(tmp_path: Path) ->
     assert same(dict(model.body.state_dict()), weights(cnn()))
 
 
+def carrier() -> nn.Module:
+    model = mlp()
+    model.fc2.weight_backward = nn.Parameter(torch.ones(3, 5), requires_grad=False)
+    return model
+
+
 CAUSES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str]] = {
     "classes": (
         lambda: mlp(outputs=100),
@@ -182,6 +188,11 @@ CAUSES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], str]] 
         lambda: nn.Linear(2, 3),
         lambda: nn.Linear(2, 3, bias=False),
         "biases that the model lacks",
+    ),
+    "feedback in the model": (
+        mlp,
+        carrier,
+        "the model carries feedback that the file lacks; build the plain network",
     ),
     "pointwise": (
         lambda: nn.Linear(2, 3, bias=False),

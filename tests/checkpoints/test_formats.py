@@ -75,6 +75,7 @@ def test_foreign_objects_beside_the_weights_do_not_stand_in_the_way(
         "history": defaultdict(list, {"loss": [1.0, np.float32(0.5)]}),
         "criterion_object": nn.CrossEntropyLoss,
         "tied": torch.arange(6.0).reshape(2, 3).T,
+        "views": list(torch.arange(10).split(3)),
     }
     path = tmp_path / "model.pt"
     torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
@@ -82,6 +83,7 @@ def test_foreign_objects_beside_the_weights_do_not_stand_in_the_way(
     assert same(opened.tensors, weights(cnn()))
     assert opened.hyper_parameters == {"lr": 0.1, "out": "runs/a"}
     assert torch.equal(opened.extras["tied"], torch.arange(6.0).reshape(2, 3).T)
+    assert opened.extras["views.2"].tolist() == [6, 7, 8]
     assert "torch.nn.modules.loss.CrossEntropyLoss" in opened.notes[0]
 
 

@@ -78,8 +78,12 @@ OBJECTS: dict[str, tuple[object, str]] = {
     ),
     "tensor": (torch.ones(2, 3), r"one tensor of shape \(2, 3\)"),
     "list": ([1, 2], "holds a list, no weights"),
+    "unnamed": ([torch.ones(2), torch.ones(3)], r"holds tensors \(0, 1\) but no weights under"),
     "no tensors": ({"epoch": 1, "name": "x"}, r"holds no tensors \(a dict with epoch, name\)"),
-    "indices": ({"labels": torch.arange(3)}, r"no floating-point weights .*\(labels\)"),
+    "indices": (
+        {"labels": torch.arange(3)},
+        r"holds tensors \(labels\) but no weights under",
+    ),
     "nan": (
         {"a.weight": torch.tensor([1.0, float("nan")]), "b.weight": torch.ones(2)},
         r"NaN or infinite numbers in a\.weight \(1 of 2\); training diverged",

@@ -214,6 +214,11 @@ def test_torchs_own_custom_functions_are_no_reason_to_refuse(x: Tensor) -> None:
     assert custom_backwards(Checkpointed(), x) == []
 
 
+def test_compiling_does_not_hide_a_custom_backward(x: Tensor) -> None:
+    found = custom_backwards(torch.compile(FANet(), backend="eager"), x)
+    assert [one.module for one in found] == ["_orig_mod.fc1", "_orig_mod.fc2"]
+
+
 def test_frozen_parameters_do_not_hide_a_custom_backward(x: Tensor) -> None:
     model = FANet().requires_grad_(requires_grad=False)
     assert len(custom_backwards(model, x)) == 2
