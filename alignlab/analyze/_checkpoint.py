@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from alignlab import datasets
+from alignlab import datasets, plugins
 from alignlab.analyze._feedback import measured_rule, trained_rule
 from alignlab.analyze._scores import parameter_hash, provenance, scores, with_scores
 from alignlab.analyze._weights import weights_alone
@@ -26,7 +26,7 @@ from alignlab.checkpoints import (
 from alignlab.datasets import Samples
 from alignlab.diagnostics._presets import chosen
 from alignlab.engine.capture import Capture, Loss
-from alignlab.errors import InputError, MeasurementError
+from alignlab.errors import InputError, MeasurementError, MissingError
 from alignlab.probe import Probe
 from alignlab.rules._base import Rule
 from alignlab.snapshot import MeasuredRule
@@ -207,14 +207,24 @@ def _measured(
 ) -> list[MeasuredRule]:
     """Return the rules with their feedback, found by one small forward pass."""
     if not rules:
-        default = trained_rule(loaded.checkpoint) or "dfa"
-        texts = dict.fromkeys(("dfa" if default == "bp" else default, "usf"))
-        rules = [parse_rule(text) for text in texts]
+        rules = [parse_rule(text) for text in _usual(trained_rule(loaded.checkpoint))]
     few = Capture(network, loss_function, *(tensor[:_FEW] for tensor in batch))
     try:
         return [measured_rule(rule, loaded.checkpoint, few, replay=replay) for rule in rules]
     finally:
         few.close()
+
+
+def _usual(trained: str) -> Sequence[str]:
+    """Return what is measured where nothing was asked for: the rule of the training, and uSF."""
+    known = plugins.names("alignlab.rules")
+    if trained and trained.partition("(")[0] not in known:
+        message = (
+            f"The file shows that it was trained by {trained}, which is not among the rules "
+            f"({', '.join(known)}); say which to measure with --rule."
+        )
+        raise MissingError(message)
+    return tuple(dict.fromkeys(("dfa" if trained in {"", "bp"} else trained, "usf")))
 
 
 def _described(

@@ -46,7 +46,8 @@ def measured_rule(
         rule: The rule.
         checkpoint: Open checkpoint, under the names of the model.
         capture: A captured forward pass of the model.
-        replay: The seed that the feedback was drawn from, where the user gives it.
+        replay: The seed that the feedback was drawn from, where the user gives it; it has no
+            effect on rules other than the one that the file names.
 
     Raises:
         CheckpointError: Feedback that does not fit the model, or a seed that does not give the
@@ -64,7 +65,7 @@ def measured_rule(
             drawn = fresh_feedback(capture, rule, seed=replay)
             _require_same(digest(found), digest(drawn), replay)
         return MeasuredRule(_as_stored(rule, stored), found, "checkpoint")
-    if replay is not None:
+    if replay is not None and _metadata(checkpoint).get("rule", rule.name) == rule.name:
         return _replayed(rule, checkpoint, capture, replay)
     seed = int(getattr(rule, "seed", 0))
     return MeasuredRule(rule, fresh_feedback(capture, rule, seed=seed), "drawn")
