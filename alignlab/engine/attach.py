@@ -119,7 +119,7 @@ class Attachment:
         self._open.clear()
 
     def _before(self, name: str) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
             if _is_recomputation() or not torch.is_grad_enabled():
                 return
             if not arguments or not isinstance(arguments[0], Tensor):
@@ -127,8 +127,8 @@ class Attachment:
                 raise MeasurementError(msg)
             x = arguments[0]
             edge = get_gradient_edge(x) if x.requires_grad else None
-            owner = self._swap.owner(_weight(module)) or name
-            self._open.append((name, x.detach(), edge, self._swap.packed[owner]))
+            self._open.append((name, x.detach(), edge, self._swap.packed[name]))
+            self._swap.caller = name
 
         return hook
 
@@ -137,12 +137,12 @@ class Attachment:
             if _is_recomputation() or not torch.is_grad_enabled():
                 return None
             _, x, edge, before = self._open.pop()
+            self._swap.caller = self._open[-1][0] if self._open else ""
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
             out = output if fixed is None else fixed
-            owner = self._swap.owner(_weight(module)) or name
             count = self._count[name] = self._count.get(name, 0) + 1
             self.calls.append(
                 Call(
@@ -153,18 +153,12 @@ class Attachment:
                     output_shape=tuple(out.shape),
                     input=x,
                     input_edge=edge,
-                    weight_seen=edge is None or self._swap.packed[owner] > before,
+                    weight_seen=edge is None or self._swap.packed[name] > before,
                 )
             )
             return fixed
 
         return hook
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _is_recomputation() -> bool:

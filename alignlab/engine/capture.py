@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignlab.engine.attach import Attachment, measured_modules
 from alignlab.engine.direct import inject
-from alignlab.engine.graph import refuse_custom_backwards
+from alignlab.engine.graph import cut, refuse_custom_backwards
 from alignlab.engine.layout import Layout, parameter
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
@@ -81,7 +81,7 @@ class Capture:
         self._x, self._y = x, y
         self._modules = measured_modules(model)
         self._weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
-        self._swap = WeightSwap(self._weights)
+        self._swap = WeightSwap(self._weights, volatile=model.buffers())
         self.state: Final = State.of(model)
         attachment = Attachment(model, self._swap)
         try:
@@ -264,16 +264,12 @@ class Capture:
         call = self.layout.call(layer)
         wanted = [parameter(call.module, "weight"), getattr(call.module, "bias", None)]
         active = [p for p in wanted if p is not None and p.requires_grad]
-        found = iter(
-            torch.autograd.grad(
-                call.output_edge,
-                active,
-                grad_outputs=(signal,),
-                retain_graph=True,
+        # The weight may be that of a layer below too, which is none of this one's business.
+        with cut([] if call.input_edge is None else [call.input_edge.node]):
+            gradients = active and torch.autograd.grad(
+                call.output_edge, active, grad_outputs=(signal,), retain_graph=True
             )
-            if active
-            else ()
-        )
+        found = iter(gradients)
         pair = [next(found) if p is not None and p.requires_grad else None for p in wanted]
         return pair[0], pair[1]
 

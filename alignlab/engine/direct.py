@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignlab.engine.graph import Segment, leaves_between
+from alignlab.engine.graph import Segment, cut, leaves_between
 from alignlab.engine.layout import Layout
 from alignlab.errors import MeasurementError
 
@@ -72,13 +72,14 @@ def _inject_at(
     inner = [s for s in layout.segments if s.consumer in group.members]
     inner = [s for s in inner if set(s.members) <= set(group.members)]
     parameters = _own_leaves(layout, group, inner) if leaves else []
-    gradients = torch.autograd.grad(
-        edge,
-        [*edges, *(layout.entry_edge(s) for s in inner), *parameters],
-        grad_outputs=(signal,),
-        retain_graph=True,
-        allow_unused=True,
-    )
+    with cut(layout.around(group, inner) if parameters else ()):
+        gradients = torch.autograd.grad(
+            edge,
+            [*edges, *(layout.entry_edge(s) for s in inner), *parameters],
+            grad_outputs=(signal,),
+            retain_graph=True,
+            allow_unused=True,
+        )
     for k, gradient in zip(group.members, gradients, strict=False):
         into.preactivation[layout.layers[k].name] = gradient
         into.entry[layout.layers[k].name] = signal

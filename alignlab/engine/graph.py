@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ from torch import Tensor
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from alignlab.engine.attach import Call
 
 __all__ = [
     "Segment",
+    "cut",
     "leaves_between",
     "reachable_calls",
     "reaches",
@@ -104,6 +106,27 @@ def reaches(start: Any, target: Any, stops: set[Any]) -> bool:
         stops: Nodes through which the walk may not pass.
     """
     return any(node is target for node in _walk(start, stops) if node not in stops)
+
+
+@contextmanager
+def cut(nodes: Iterable[Any]) -> Iterator[None]:
+    """Let no gradient pass the given autograd nodes.
+
+    What is asked of the nodes themselves is still read: hooks run after it is.
+
+    Args:
+        nodes: Where backward passes end.
+    """
+    handles = [node.register_prehook(_nothing) for node in nodes]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nothing(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if g is None else torch.zeros_like(g) for g in gradients)
 
 
 def refuse_custom_backwards(start: Any) -> None:

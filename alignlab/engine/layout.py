@@ -117,6 +117,18 @@ class Layout:
         pre = {self.calls[k].output_edge.node for k in segment.members}
         return (nodes - {own}) | pre
 
+    def around(self, group: Segment, inner: Sequence[Segment]) -> set[Any]:
+        """Return the nodes that no signal injected at a group's entry may pass.
+
+        Args:
+            group: Layers with one injection.
+            inner: Segments inside the group, which backpropagation crosses.
+        """
+        own = {self.entry_edge(segment).node for segment in (group, *inner)}
+        outside = [call for k, call in enumerate(self.calls) if k not in group.members]
+        entries = {call.input_edge.node for call in self.calls if call.input_edge is not None}
+        return (entries | {call.output_edge.node for call in outside}) - own
+
     def narrowest_above(self, layer: Layer) -> tuple[int, str] | None:
         """Return the narrowest place through which the error must pass to reach an entry.
 

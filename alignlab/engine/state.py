@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
 __all__ = ["State"]
@@ -20,14 +22,14 @@ class State:
     """Random states and buffers at one moment.
 
     Attributes:
-        buffers: Copies of the model's buffers by name.
+        buffers: By module name and key, the buffer itself and a copy of it.
         torch_state: State of the host generator of torch.
         device_states: States of the generators of the devices in use.
         numpy_state: State of numpy's global generator.
         python_state: State of Python's generator.
     """
 
-    buffers: dict[str, Tensor]
+    buffers: Mapping[str, Mapping[str, tuple[Tensor | None, Tensor | None]]]
     torch_state: Tensor
     device_states: dict[int, Tensor]
     numpy_state: Any
@@ -38,7 +40,13 @@ class State:
         """Return the present state, all tensors copied."""
         devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
         return cls(
-            buffers={name: b.detach().clone() for name, b in model.named_buffers()},
+            buffers={
+                name: {
+                    key: (buffer, None if buffer is None else buffer.detach().clone())
+                    for key, buffer in module._buffers.items()
+                }
+                for name, module in model.named_modules()
+            },
             torch_state=torch.get_rng_state(),
             device_states={i: torch.cuda.get_rng_state(i) for i in devices if i is not None},
             numpy_state=np.random.get_state(),  # noqa: NPY002
@@ -54,9 +62,14 @@ class State:
         random.setstate(self.python_state)
 
     def restore(self, model: nn.Module) -> None:
-        """Put random states and buffers back."""
+        """Put random states and buffers back: the same tensors with the same values."""
         self.restore_random()
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if not torch.equal(buffer, self.buffers[name]):
-                    buffer.copy_(self.buffers[name])
+        for name, module in model.named_modules():
+            if name not in self.buffers:
+                continue
+            module._buffers.clear()
+            for key, (buffer, copy) in self.buffers[name].items():
+                module._buffers[key] = buffer
+                if buffer is not None and copy is not None and not torch.equal(buffer, copy):
+                    with torch.no_grad():
+                        buffer.copy_(copy)

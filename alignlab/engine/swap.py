@@ -12,7 +12,7 @@ from torch import Tensor
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["WeightSwap"]
 
@@ -38,37 +38,51 @@ class WeightSwap:
 
     Attributes:
         packed: How often each weight was saved.
+        caller: Name of the module that is running; of tied weights, it is its own that it saves.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        """Prepare for these weights, by name; tied ones count under the first name."""
+    def __init__(self, weights: Mapping[str, Tensor], *, volatile: Iterable[Tensor] = ()) -> None:
+        """Prepare for these weights.
+
+        Args:
+            weights: By name.
+            volatile: Tensors that change before the backward pass; they are saved as copies.
+        """
         self.packed: Counter[str] = Counter()
+        self.caller = ""
         self._weights = dict(weights)
-        self._owner: dict[int, str] = {}
+        self._names: dict[int, list[str]] = {}
         for name, weight in weights.items():
-            self._owner.setdefault(weight.untyped_storage().data_ptr(), name)
+            self._names.setdefault(_memory(weight), []).append(name)
+        self._volatile = {_memory(tensor) for tensor in volatile}
         self._replacement: Mapping[str, Tensor] | None = None
 
     def recording(self) -> torch.autograd.graph.saved_tensors_hooks:
         """Return the context in which the forward pass runs."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
-    def owner(self, weight: Tensor) -> str | None:
-        """Return the name under which a weight is counted."""
-        return self._owner.get(weight.untyped_storage().data_ptr())
-
     def replaced(self, replacement: Mapping[str, Tensor]) -> _Replaced:
         """Return a context in which backward passes see ``replacement``, by name."""
         return _Replaced(self, replacement)
 
     def _pack(self, tensor: Tensor) -> Tensor | _Handle:
-        name = self._owner.get(tensor.untyped_storage().data_ptr())
+        name = self._name_of(tensor)
         if name is None:
-            return tensor
+            return tensor.clone() if _memory(tensor) in self._volatile else tensor
         self.packed[name] += 1
         weight = self._weights[name]
         offset = int(tensor.storage_offset()) - int(weight.storage_offset())
         return _Handle(name, tuple(tensor.shape), tensor.stride(), offset, weight._version)
+
+    def _name_of(self, tensor: Tensor) -> str | None:
+        """Return whose weight a tensor is a view of; several may lie in one piece of memory."""
+        names = [
+            name
+            for name in self._names.get(_memory(tensor), ())
+            if 0 <= tensor.storage_offset() - self._weights[name].storage_offset()
+            and tensor.storage_offset() < _end(self._weights[name])
+        ]
+        return self.caller if self.caller in names else next(iter(names), None)
 
     def _unpack(self, saved: Tensor | _Handle) -> Tensor:
         if isinstance(saved, Tensor):
@@ -107,6 +121,14 @@ class _Replaced:
 
     def __exit__(self, *_: object) -> None:
         self._swap._set(None)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _end(weight: Tensor) -> int:
+    return int(weight.storage_offset()) + weight.numel()
 
 
 def _laid_out_like(tensor: Tensor, weight: Tensor) -> Tensor:

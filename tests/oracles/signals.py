@@ -1,0 +1,105 @@
+"""Error signals from what plain PyTorch offers: zeros added to outputs, and kept gradients."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.cases import Batch
+
+__all__ = ["Signals", "same_randomness", "signals"]
+
+KINDS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Gradients of one backward pass.
+
+    Attributes:
+        preactivation: dL/da by call.
+        inputs: Gradient of a call's input, by call; without those that have none.
+        parameters: By name.
+    """
+
+    preactivation: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    parameters: dict[str, Tensor]
+
+
+def signals(
+    batch: Batch,
+    *,
+    prepare: Callable[[nn.Module], None] = lambda _: None,
+    injected: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Signals:
+    """Return the gradients of a copy of the model.
+
+    Args:
+        batch: Model, loss and batch.
+        prepare: Changes the copy first.
+        injected: Gradient that takes the place of the true one where a call's input is made.
+    """
+    model = copy.deepcopy(batch.model)
+    prepare(model)
+    taps: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
+    count: dict[str, int] = {}
+
+    def before(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            count[name] = count.get(name, 0) + 1
+            call = name if count[name] == 1 else f"{name}@{count[name]}"
+            (x,) = arguments
+            if x.requires_grad:
+                x.retain_grad()
+                inputs[call] = x
+            if call in injected:
+                signal = injected[call]
+                x.register_hook(lambda _: signal)
+
+        return hook
+
+    def after(name: str) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            call = name if count[name] == 1 else f"{name}@{count[name]}"
+            taps[call] = torch.zeros_like(output).requires_grad_()
+            return output + taps[call]
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, KINDS):
+            module.register_forward_pre_hook(before(name))
+            module.register_forward_hook(after(name))
+    with same_randomness():
+        batch.loss(model(batch.x), batch.y).backward()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return Signals(
+        preactivation={name: _gradient(tap) for name, tap in taps.items()},
+        inputs={name: _gradient(x) for name, x in inputs.items()},
+        parameters={name: _gradient(p) for name, p in parameters.items()},
+    )
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Leave every global source of randomness as it was."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach()
