@@ -79,8 +79,7 @@ class WeightSwap:
         names = [
             name
             for name in self._names.get(_memory(tensor), ())
-            if 0 <= tensor.storage_offset() - self._weights[name].storage_offset()
-            and tensor.storage_offset() < _end(self._weights[name])
+            if tensor.storage_offset() in _extent(self._weights[name])
         ]
         return self.caller if self.caller in names else next(iter(names), None)
 
@@ -127,8 +126,9 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _end(weight: Tensor) -> int:
-    return int(weight.storage_offset()) + weight.numel()
+def _extent(weight: Tensor) -> range:
+    start = int(weight.storage_offset())
+    return range(start, start + weight.numel())
 
 
 def _laid_out_like(tensor: Tensor, weight: Tensor) -> Tensor:
