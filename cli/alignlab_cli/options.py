@@ -28,6 +28,7 @@ __all__ = [
     "pairs",
     "quiet",
     "recording",
+    "without_folders",
     "words",
 ]
 
@@ -56,7 +57,7 @@ class RecordedCommand(click.Command):
 
 def command_line(ctx: click.Context) -> str:
     """Return the command as it was typed, with file names in place of paths."""
-    return shlex.join([*ctx.command_path.split(), *map(_without_folders, ctx.meta[TYPED])])
+    return shlex.join([*ctx.command_path.split(), *map(without_folders, ctx.meta[TYPED])])
 
 
 def check_device(name: str) -> None:
@@ -135,11 +136,11 @@ def _literal(text: str) -> object:
         return text
 
 
-def _without_folders(word: str) -> str:
+def without_folders(word: str) -> str:
     """Return a word of a command with the folders of its path or SPEC left out.
 
     Example:
-        >>> _without_folders("npz:/home/user/x.npz"), _without_folders("--model=src/net.py:build")
+        >>> without_folders("npz:/home/user/x.npz"), without_folders("--model=src/net.py:build")
         ('npz:x.npz', '--model=net.py:build')
     """
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)

@@ -44,7 +44,7 @@ report with every number and its chance level.</p>
 <a href="{{ example.file.stem }}.html">Report</a>,
 <a href="{{ example.file.stem }}.nc">recording</a>.</p>
 {% for warning in said.warnings %}<p class="warning">{{ warning }}</p>{% endfor %}
-<p>{{ said.paragraph[0] }}</p>
+<p>{{ said.headline }}</p>
 {% if said.limits %}
 <dl>
 {% for limit in said.limits %}<dt>{{ limit.layer }}: {{ limit.verdict }}</dt>

@@ -34,12 +34,12 @@ def lines(dataset: xr.Dataset, *, brief: bool) -> list[str]:
 
     Args:
         dataset: A recording.
-        brief: Only warnings, the score and what limits each convolution.
+        brief: Only warnings, the headline and what limits each convolution.
     """
     said = answer(dataset)
     sentences = said.paragraph
     if brief:
-        sentences = (*said.paragraph[:1], *(limit.sentence for limit in said.limits))
+        sentences = (said.headline, *(limit.sentence for limit in said.limits))
     warnings = [f"Warning: {warning}" for warning in said.warnings]
     return [str(dataset.attrs.get("checkpoint", "")), *(f"  {x}" for x in [*warnings, *sentences])]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alignlab_cli.options import HELP, quiet
+from alignlab_cli.options import HELP, quiet, without_folders
 from alignlab_cli.outputs import check_folder, write_text
 from alignlab_cli.progress import Progress
 
@@ -88,7 +88,8 @@ def _rules(example: Example) -> tuple[str, ...]:
 
 def _command(example: Example, rules: tuple[str, ...]) -> str:
     """Return the command that measures the example alone."""
-    words = ["alignlab", "analyze", "checkpoint", example.file.name, "--model", example.model]
+    words = ["alignlab", "analyze", "checkpoint", example.file.name]
+    words += ["--model", without_folders(example.model)]
     for name, value in example.model_arguments.items():
         words += ["--model-arg", f"{name}={value}"]
     words += ["--data", example.data]
