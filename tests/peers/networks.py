@@ -8,7 +8,6 @@ import io
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,6 +43,24 @@ def reflecting() -> nn.Sequential:
     return model
 
 
+class Attending(nn.Module):
+    """Attention over the rows of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, 1)
+        logits: Tensor = self.head(self.attend(rows, rows, rows, need_weights=False)[0].mean(1))
+        return logits
+
+
+def attending() -> nn.Module:
+    return Attending()
+
+
 def converted(model: nn.Module, mode: str) -> Any:
     """Return biotorch's version of a model; the given one stays as it is."""
     from biotorch.module.biomodule import BioModule
@@ -69,21 +86,19 @@ def biotorch_reflecting(mode: str = "fa") -> nn.Module:
     return model
 
 
-def biotorch_backward(model: Any, x: Tensor, y: Tensor, *, scale: float = 1.0) -> Tensor:
-    """Leave the gradients of biotorch's own backward pass in ``.grad``; return the loss."""
+def biotorch_attending(mode: str = "fa") -> nn.Module:
+    model: nn.Module = converted(attending(), mode)
+    return model
 
-    def loss_function(output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output, target) * scale
 
+def biotorch_backward(model: Any, x: Tensor, y: Tensor, *, scale: float = 1.0) -> None:
+    """Leave the gradients of biotorch's own backward pass of a scaled loss in ``.grad``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.train()
         model.zero_grad()
-        loss: Tensor = F.cross_entropy(model(x, targets=y, loss_function=F.cross_entropy), y)
-        if scale != 1.0:
-            loss = loss_function(model(x, targets=y, loss_function=F.cross_entropy), y)
-        loss.backward()
-    return loss.detach()
+        output = model(x, targets=y, loss_function=F.cross_entropy)
+        (F.cross_entropy(output, y) * scale).backward()
 
 
 def feedback_of(model: Any) -> dict[str, Tensor]:
