@@ -14,6 +14,7 @@ from alignlab.checkpoints._checkpoint import Checkpoint, StoredFeedback
 from alignlab.checkpoints._contents import Contents
 from alignlab.checkpoints._layers import guess_layers
 from alignlab.checkpoints._open import candidates, open_checkpoint, sha256
+from alignlab.errors import CheckpointError
 
 __all__ = ["describe", "describe_json"]
 
@@ -75,12 +76,13 @@ def describe_json(
         CheckpointError: The file is refused; the text says what it is.
     """
     path = Path(path)
-    if not key and not allow_unsafe_pickle:
+    try:
+        opened = open_checkpoint(path, allow_unsafe_pickle=allow_unsafe_pickle, key=key)
+    except CheckpointError:
         form, tree, contents = candidates(path)
-        if not contents.is_clear:
-            return _undecided(path, form, contents, tree.notes)
-    opened = open_checkpoint(path, allow_unsafe_pickle=allow_unsafe_pickle, key=key)
-    layers = guess_layers(opened.tensors)
+        if key or contents.is_clear:
+            raise
+        return _undecided(path, form, contents, tree.notes)
     return {
         "file": path.name,
         "format": opened.format,
@@ -90,7 +92,7 @@ def describe_json(
         "key": opened.key,
         "prefix": opened.prefix,
         "dtypes": _dtypes(opened.tensors),
-        "layers": [asdict(layer) for layer in layers],
+        "layers": [asdict(layer) for layer in guess_layers(opened.tensors)],
         "feedback": [_feedback_json(entry) for entry in opened.feedback],
         "suspects": [] if opened.feedback else _suspects(opened),
         "hyper_parameters": dict(opened.hyper_parameters),

@@ -141,13 +141,11 @@ def trainer_feedback(
     if isinstance(promised, str) and promised and digest(tensors) != promised:
         message = "holds feedback that does not have the hash in the file; copy the file again"
         raise CheckpointError(message)
-    is_weight = rule in WEIGHT_RULES or (
-        rule not in DIRECT_RULES
-        and all(
-            _shape(weights.get(f"{name.removeprefix(prefix)}.weight")) == _shape(tensor)
-            for name, tensor in tensors.items()
-        )
+    shaped = all(
+        _shape(weights.get(f"{name.removeprefix(prefix)}.weight")) == _shape(tensor)
+        for name, tensor in tensors.items()
     )
+    is_weight = rule in WEIGHT_RULES or (shaped and rule not in DIRECT_RULES)
     entries = tuple(
         StoredFeedback(
             kind="weight" if is_weight else "direct",

@@ -110,7 +110,8 @@ class _Writer:
 
 def _single(node: object) -> object:
     if isinstance(node, Tensor):
-        return node.item() if node.numel() == 1 else f"tensor of shape {tuple(node.shape)}"
+        is_single = node.numel() == 1
+        return _single(node.item()) if is_single else f"tensor of shape {tuple(node.shape)}"
     if isinstance(node, int):
         return node if node.bit_length() <= _MOST_BITS else "a huge number"
     return node if isinstance(node, float | None) else str(node)[:_LONGEST]

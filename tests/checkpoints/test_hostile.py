@@ -96,6 +96,7 @@ RAW = {
     "extension": _raw(b"\x82\x01"),
     "endless memo": _raw(b"}", b"r\xff\xff\xff\x7f"),
     "huge string": _raw(b"X\xff\xff\xff\xff", b"abc"),
+    "huge bytearray": _raw(b"\x96\xff\xff\xff\xff\xff\x00\x00\x00", b"abc"),
     "huge number": _raw(b"\x8b\xff\xff\xff\x7f", b"abc"),
     "unhashable": _raw(b"}]K\x01s"),
     "storage of a class": _raw(b"(U\x07storagecos\nsystem\nU\x010U\x03cpuK\x04tQ"),
