@@ -34,7 +34,8 @@ class AttainableCosine(SnapshotDiagnostic):
     next layer's own signal. With that signal as it is, which weight would bring the true
     signal closest to B e? Undefined where a path around the next layer adds to the true
     signal, for grouped or reflected convolutions, and at pre-activations whose local
-    backward map mixes entries (normalisation in training mode, overlapping pools).
+    backward map mixes entries (normalisation in training mode, overlapping pools) or whose
+    channels and features are so many that a fit for each would take minutes.
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (
@@ -87,8 +88,9 @@ def _of_rule(
 ) -> Iterator[Reading]:
     place = {"rule": measured.label, "layer": layer.name}
     drawn = list(snapshot.redrawn(measured, _DRAWS)) if measured.is_drawn else [measured]
+    targets = [_target(snapshot, layer, each) for each in drawn] if fits else []
     for site, fit in fits.items():
-        values = np.array([float(fit.cosine(_target(snapshot, layer, each))) for each in drawn])
+        values = fit.cosines(targets).numpy()
         if not np.isfinite(values).all():
             continue
         low, median, high = np.quantile(values, [0.025, 0.5, 0.975])
@@ -127,8 +129,7 @@ def _fits(snapshot: Snapshot, layer: Layer, *, entry: Attainable | None) -> dict
     fold = snapshot.fold.to(features.device)
     result = {ENTRY: entry if entry is not None else Attainable(features, fold)}
     gains = _gains(snapshot, layer)
-    cost = features.shape[0] * features.shape[2] * features.shape[1] ** 2
-    if gains is not None and cost * gains.shape[1] <= 2e11:
+    if gains is not None and Attainable.is_affordable(features.shape[1], gains.shape[1]):
         result[PREACTIVATION] = Attainable(features, fold, gains=gains)
     return result
 

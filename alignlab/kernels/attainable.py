@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, final
 
 import torch
@@ -12,8 +13,9 @@ from alignlab.kernels.cosines import cosine, wide
 __all__ = ["Attainable"]
 
 _TOLERANCE = 1e-10
-_WORK = 2e10
 _ROWS_PER_FEATURE = 2
+_MOST_ROWS = 20_000
+_MOST_WORK = 2e9
 
 
 @final
@@ -21,8 +23,9 @@ class Attainable:
     """How close signals built from given features by any weights can come to a target.
 
     Every channel is fitted by itself, for a weight belongs to one input channel. Weights are
-    fitted on one half of the samples and read on the other, both ways, and averaged. Source:
-    our derivation.
+    fitted on one half of the samples and read on the other, both ways, and averaged; a half
+    is cut to the first samples that give 20,000 rows, or ten rows per feature. Source: our
+    derivation.
 
     Args:
         features: Shape ``(n_samples, n_features, n_places)``.
@@ -33,63 +36,85 @@ class Attainable:
 
     def __init__(self, features: Tensor, fold: Tensor, *, gains: Tensor | None = None) -> None:
         """Factorise the least-squares problems of both halves."""
-        self._features: Final = features
-        self._gains: Final = gains
-        self._halves: Final = [(self._enough(train), ~train) for train in (fold, ~fold)]
-        self._inverses: Final = [self._inverse(train) for train, _ in self._halves]
+        chosen = [_first(half, features) for half in (fold, ~fold)]
+        self._halves: Final = [_Half(features, half, gains) for half in chosen]
 
-    def cosine(self, target: Tensor) -> Tensor:
-        """Return the held-out cosine of a target with its best fit.
+    @staticmethod
+    def is_affordable(n_features: int, n_channels: int) -> bool:
+        """Whether a fit with gains, one factorisation a channel, stays within its bound."""
+        return n_channels * n_features**3 <= _MOST_WORK
+
+    def cosines(self, targets: Sequence[Tensor]) -> Tensor:
+        """Return the held-out cosines of targets with their best fits.
 
         Args:
-            target: Shape ``(n_samples, n_channels, n_places)``.
+            targets: Each of shape ``(n_samples, n_channels, n_places)``.
 
         Returns:
-            Dimensionless, in [-1, 1], scalar; NaN where a half of the samples has fewer than
-            two rows per feature.
+            Dimensionless, in [-1, 1], shape ``(len(targets),)``; NaN where a half of the
+            samples has fewer than two rows per feature.
         """
-        found = [
-            self._half(target, inverse, train, test)
-            for (train, test), inverse in zip(self._halves, self._inverses, strict=True)
+        first, second = self._halves
+        both = [
+            test.score(train.fit(targets), targets)
+            for train, test in ((first, second), (second, first))
         ]
-        return torch.stack(found).mean()
+        return torch.stack(both).mean(0)
 
-    def _half(self, target: Tensor, inverse: Tensor | None, train: Tensor, test: Tensor) -> Tensor:
-        if inverse is None:
-            return torch.tensor(float("nan"), dtype=torch.float64)
-        rows = self._rows(train)
-        aims = wide(target[train]).transpose(1, 2).flatten(0, 1)
-        if self._gains is not None:
-            aims = aims * wide(self._gains[train]).transpose(1, 2).flatten(0, 1)
-        moments = rows.T @ aims
+
+@final
+class _Half:
+    """One half of the samples: to be fitted on, and to be read on."""
+
+    def __init__(self, features: Tensor, chosen: Tensor, gains: Tensor | None) -> None:
+        self._chosen = chosen
+        self._rows = _by_row(features, chosen)
+        self._gains = None if gains is None else _by_row(gains, chosen).T
+        self._inverse = self._factorised()
+
+    def fit(self, targets: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the weights of every target, shape ``(n_features, n_channels)``."""
+        if self._inverse is None:
+            return [None for _ in targets]
+        return [self._fitted(_by_row(target, self._chosen), self._inverse) for target in targets]
+
+    def score(self, weights: Sequence[Tensor | None], targets: Sequence[Tensor]) -> Tensor:
+        """Return the cosine of every target with what given weights make of the features."""
+        gain = 1.0 if self._gains is None else self._gains.T.sqrt()
+        found = []
+        for weight, target in zip(weights, targets, strict=True):
+            if weight is None:
+                found.append(torch.tensor(float("nan"), dtype=torch.float64))
+                continue
+            shown = (self._rows @ weight) * gain
+            aimed = _by_row(target, self._chosen) * gain
+            found.append(cosine(shown.flatten(), aimed.flatten()).cpu())
+        return torch.stack(found)
+
+    def _fitted(self, aims: Tensor, inverse: Tensor) -> Tensor:
         if self._gains is None:
-            kernel = inverse @ moments
-        else:
-            kernel = torch.einsum("cfg,gc->fc", inverse, moments)
-        predicted = torch.einsum("nfp,fc->ncp", wide(self._features[test]), kernel)
-        gain = 1.0 if self._gains is None else wide(self._gains[test]).sqrt()
-        return cosine((predicted * gain).flatten(), (wide(target[test]) * gain).flatten())
+            return inverse @ (self._rows.T @ aims)
+        moments = self._rows.T @ (aims * self._gains.T)
+        return torch.einsum("cfg,gc->fc", inverse, moments)
 
-    def _rows(self, chosen: Tensor) -> Tensor:
-        return wide(self._features[chosen]).transpose(1, 2).flatten(0, 1)
-
-    def _inverse(self, train: Tensor) -> Tensor | None:
-        rows = self._rows(train)
-        if rows.shape[0] < _ROWS_PER_FEATURE * rows.shape[1]:
+    def _factorised(self) -> Tensor | None:
+        if self._rows.shape[0] < _ROWS_PER_FEATURE * self._rows.shape[1]:
             return None
         if self._gains is None:
-            return _pseudo_inverse(rows.T @ rows)
-        gains = wide(self._gains[train]).transpose(1, 2).flatten(0, 1)
-        grams = torch.stack([(rows * gain.unsqueeze(1)).T @ rows for gain in gains.T])
-        return _pseudo_inverse(grams)
+            return _pseudo_inverse(self._rows.T @ self._rows)
+        grams = [(self._rows * gain.unsqueeze(1)).T @ self._rows for gain in self._gains]
+        return _pseudo_inverse(torch.stack(grams))
 
-    def _enough(self, chosen: Tensor) -> Tensor:
-        """Return the first of the chosen samples whose fit stays within the work bound."""
-        _, n_features, n_places = self._features.shape
-        n_fits = 1 if self._gains is None else self._gains.shape[1]
-        rows = max(_WORK / (n_features**2 * n_fits), 10 * n_features)
-        order = torch.cumsum(chosen.long(), 0)
-        return chosen & (order <= int(rows // n_places) + 1)
+
+def _by_row(tensor: Tensor, chosen: Tensor) -> Tensor:
+    """Return ``(n_samples, n, n_places)`` of some samples as rows of places, ``(rows, n)``."""
+    return wide(tensor[chosen]).transpose(1, 2).flatten(0, 1)
+
+
+def _first(chosen: Tensor, features: Tensor) -> Tensor:
+    _, n_features, n_places = features.shape
+    most = max(_MOST_ROWS, 10 * n_features) // n_places + 1
+    return chosen & (torch.cumsum(chosen.long(), 0) <= most)
 
 
 def _pseudo_inverse(gram: Tensor) -> Tensor:
