@@ -94,13 +94,8 @@ def train(  # noqa: PLR0913 - each is one property of a training
         losses.append(total / len(x))
         progress(f"training by {rule.label}, loss {losses[-1]:.3f}", epoch + 1, epochs)
     optimizer.zero_grad()
-    options = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "momentum": momentum,
-        "order_seed": seed,
-    }
+    options: dict[str, float] = {"epochs": epochs, "batch_size": batch_size, "order_seed": seed}
+    options |= {"learning_rate": learning_rate, "momentum": momentum}
     return Training(rule, step.feedback, tuple(losses), options)
 
 
