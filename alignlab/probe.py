@@ -16,7 +16,7 @@ from alignlab.diagnostics._base import (
     SnapshotDiagnostic,
     Variable,
 )
-from alignlab.diagnostics._raw import raw_tensors
+from alignlab.diagnostics._raw import check_kinds, raw_tensors
 from alignlab.diagnostics._readings import arrays
 from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError
@@ -90,6 +90,7 @@ class Probe:
         if draws < 32:
             msg = f"{draws} redraws give no chance level; ask for at least 32 (200 is the default)."
             raise InputError(msg)
+        check_kinds(save)
         self._model = model
         self._loss_function = loss_function
         self._rules = tuple(rules)

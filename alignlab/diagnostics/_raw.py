@@ -15,13 +15,25 @@ from alignlab.rules._base import DirectRule
 from alignlab.sites import Layer
 from alignlab.snapshot import Snapshot
 
-__all__ = ["KINDS", "raw_tensors"]
+__all__ = ["KINDS", "check_kinds", "raw_tensors"]
 
 KINDS = ("signals", "weight-gradients", "feedback")
 LARGEST = 2**30
 """Bytes of raw tensors above which saving is refused."""
 
 _Variable = tuple[tuple[str, ...], np.ndarray]
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Refuse what cannot be saved.
+
+    Raises:
+        InputError: A kind that is not known.
+    """
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        message = f"Cannot save {unknown[0]!r}; there are {', '.join(KINDS)}."
+        raise InputError(message)
 
 
 def raw_tensors(snapshot: Snapshot, kinds: Sequence[str]) -> dict[str, xr.Dataset]:
@@ -35,12 +47,8 @@ def raw_tensors(snapshot: Snapshot, kinds: Sequence[str]) -> dict[str, xr.Datase
         One dataset a layer; approximate ones have the dimension ``rule``.
 
     Raises:
-        InputError: A kind that is not known, or more than ``LARGEST`` bytes.
+        InputError: More than ``LARGEST`` bytes.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        message = f"Cannot save {unknown[0]!r}; there are {', '.join(KINDS)}."
-        raise InputError(message)
     if not kinds:
         return {}
     size = sum(_size(snapshot, layer, kinds) for layer in snapshot.layers)
