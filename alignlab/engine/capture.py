@@ -304,7 +304,9 @@ class Capture:
         tensors = {**tensors, **parameters}
         cast = {name: _cast(tensor.detach(), precision) for name, tensor in tensors.items()}
         # What the forward pass writes into buffers must not reach the model's own.
-        cast = {name: t.clone() if t is tensors[name] else t for name, t in cast.items()}
+        cast = {
+            name: t.clone() if t.dtype == tensors[name].dtype else t for name, t in cast.items()
+        }
         x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
         self.state.restore_random()
         try:

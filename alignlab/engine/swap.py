@@ -28,6 +28,14 @@ class _Handle:
     version: int
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Any other saved tensor, and its version."""
+
+    tensor: Tensor
+    version: int
+
+
 class WeightSwap:
     """Lets a backward pass see other weights than the forward pass used.
 
@@ -65,10 +73,12 @@ class WeightSwap:
         """Return a context in which backward passes see ``replacement``, by name."""
         return _Replaced(self, replacement)
 
-    def _pack(self, tensor: Tensor) -> Tensor | _Handle:
+    def _pack(self, tensor: Tensor) -> _Kept | _Handle:
         name = self._name_of(tensor)
         if name is None:
-            return tensor.clone() if _memory(tensor) in self._volatile else tensor
+            # An output that its own node kept would keep the whole graph alive.
+            kept = tensor.clone() if _memory(tensor) in self._volatile else tensor
+            return _Kept(kept.detach(), kept._version)
         self.packed[name] += 1
         weight = self._weights[name]
         offset = int(tensor.storage_offset()) - int(weight.storage_offset())
@@ -83,9 +93,15 @@ class WeightSwap:
         ]
         return self.caller if self.caller in names else next(iter(names), None)
 
-    def _unpack(self, saved: Tensor | _Handle) -> Tensor:
-        if isinstance(saved, Tensor):
-            return saved
+    def _unpack(self, saved: _Kept | _Handle) -> Tensor:
+        if isinstance(saved, _Kept):
+            if saved.tensor._version != saved.version:
+                msg = (
+                    f"A tensor of shape {tuple(saved.tensor.shape)} that the backward pass needs "
+                    "was changed in place; change a copy of it."
+                )
+                raise MeasurementError(msg)
+            return saved.tensor
         weight = self._weights[saved.name]
         if weight._version != saved.version:
             msg = (
