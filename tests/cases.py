@@ -303,8 +303,8 @@ CASES: dict[str, Case] = {
         (1, 6, 6),
         cnn(
             made(nn.Conv2d, 1, 4, 3), made(nn.BatchNorm2d, 4), made(nn.ReLU, inplace=True),
-            made(nn.MaxPool2d, 2), made(nn.Conv2d, 4, 6, 2, padding=1), made(nn.GroupNorm, 2, 6), RELU,
-            FLAT, made(nn.Linear, 54, 3),
+            made(nn.MaxPool2d, 2), made(nn.Conv2d, 4, 6, 2, padding=1), made(nn.GroupNorm, 2, 6),
+            RELU, FLAT, made(nn.Linear, 54, 3),
         ),
         {"0": "4", "4": "8"},
     ),

@@ -80,10 +80,11 @@ def error_space(errors: Tensor) -> Tensor:
 
     Returns:
         Shape ``(n_errors, r)``, float64: eigenvectors of E^T E whose eigenvalue exceeds
-        1e-6 of the largest. For a softmax r is at most ``n_errors - 1``.
+        1e-6 of the largest. For a softmax r is at most ``n_errors - 1``; for errors that
+        are all zero it is 0.
     """
     matrix = wide(errors)
-    matrix = matrix / matrix.abs().amax()
+    matrix = matrix / matrix.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
     values, vectors = torch.linalg.eigh(matrix.T @ matrix)
     result: Tensor = vectors[:, values > 1e-6 * values.amax()].flip(1)
     return result

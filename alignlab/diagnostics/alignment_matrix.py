@@ -129,6 +129,8 @@ class _Matrix:
 
 def _of_rule(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     basis = error_space(snapshot.error)
+    if not basis.shape[1]:
+        return
     observed = _matrices(snapshot, measured.feedback, basis)
     draws: dict[str, list[_Matrix]] = {name: [] for name in observed}
     for redrawn in snapshot.redrawn(measured, min(snapshot.draws, 200)):

@@ -126,10 +126,11 @@ def _signals(snapshot: Snapshot, *, precision: torch.dtype | None) -> dict[str, 
     if precision is not None:
         if snapshot.error.device.type == "mps" or not isinstance(x, Tensor):
             return None
-        model = copy.deepcopy(model).to(precision)
         x = x.to(precision) if x.is_floating_point() else x
         y = y.to(precision) if isinstance(y, Tensor) and y.is_floating_point() else y
     try:
+        # A model that keeps what it computed cannot be copied.
+        model = model if precision is None else copy.deepcopy(model).to(precision)
         capture = Capture(model, snapshot.loss_function, x, y)
     except (RuntimeError, TypeError):
         return None

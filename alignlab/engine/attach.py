@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.parametrize import is_parametrized
 
 from alignlab.errors import MeasurementError
 
@@ -83,7 +85,23 @@ def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
             "nothing to measure; give the model that holds the layers."
         )
         raise MeasurementError(msg)
+    for name, module in found.items():
+        _require_own_weight(name, module)
     return found
+
+
+def _require_own_weight(name: str, module: nn.Module) -> None:
+    weight = module.weight
+    if isinstance(weight, UninitializedParameter):
+        msg = f"The weight of {name!r} has no shape yet; run one batch through the model first."
+        raise MeasurementError(msg)
+    if is_parametrized(module, "weight") or not isinstance(weight, nn.Parameter):
+        msg = (
+            f"The weight of {name!r} is computed from other tensors, as weight and spectral "
+            "normalisation do; make it a plain weight first "
+            "(torch.nn.utils.parametrize.remove_parametrizations)."
+        )
+        raise MeasurementError(msg)
 
 
 class Attachment:

@@ -29,6 +29,7 @@ class Layout:
         """Keep the calls on which the loss depends."""
         self._start: Final = loss.grad_fn
         self.calls: Final = _in_the_graph(calls, self._start)
+        _require_samples(self.calls)
         self.segments: Final = segments(self.calls)
         self.layers: Final = _described(self.calls, self.segments)
         self._index: Final = {layer.name: k for k, layer in enumerate(self.layers)}
@@ -44,8 +45,8 @@ class Layout:
         if len(outputs) != 1:
             names = ", ".join(layer.name for layer in outputs)
             msg = (
-                f"The model ends in {len(outputs)} layers ({names}); direct rules need one "
-                "output layer, whose gradient is the error."
+                f"The model ends in {len(outputs)} layers ({names}); this version needs "
+                "one output layer, whose gradient is the error."
             )
             raise MeasurementError(msg)
         return outputs[0]
@@ -179,6 +180,22 @@ def _in_the_graph(calls: Sequence[Call], start: Any) -> list[Call]:
         msg = "The loss does not depend on any measured layer."
         raise MeasurementError(msg)
     return [calls[k] for k in sorted(inside)]
+
+
+def _require_samples(calls: Sequence[Call]) -> None:
+    last = calls[-1]
+    for call in calls:
+        axes = 1 + len(getattr(call.module, "kernel_size", ()))
+        if len(call.output_shape) <= axes:
+            msg = f"The layer {call.name!r} runs on a single sample; give it an axis of samples."
+            raise MeasurementError(msg)
+        if call.output_shape[0] != last.output_shape[0]:
+            msg = (
+                f"The layer {call.name!r} runs on {call.output_shape[0]} rows, the output layer "
+                f"{last.name!r} on {last.output_shape[0]}; keep the samples on the first axis of "
+                "every layer (a Linear takes any number of axes after it)."
+            )
+            raise MeasurementError(msg)
 
 
 def _described(calls: Sequence[Call], found: Sequence[Segment]) -> tuple[Layer, ...]:

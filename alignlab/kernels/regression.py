@@ -21,10 +21,11 @@ def row_space(rows: Tensor, *, tolerance: float = 1e-6) -> Tensor:
         tolerance: Singular values below this share of the largest count as zero.
 
     Returns:
-        Columns are the basis, shape ``(n, r)``, float64, strongest direction first.
+        Columns are the basis, shape ``(n, r)``, float64, strongest direction first; none
+        for no rows and for zero rows.
     """
     _, values, right = torch.linalg.svd(wide(rows), full_matrices=False)
-    keep = values > tolerance * values.amax()
+    keep = values > tolerance * values[:1]
     result: Tensor = right[keep].T
     return result
 
@@ -50,7 +51,7 @@ def explained_in_sample(features: Tensor, targets: Tensor) -> Tensor:
     """
     features, targets = wide(features), wide(targets)
     left, values, _ = torch.linalg.svd(features, full_matrices=False)
-    left = left[:, values > 1e-6 * values.amax()]
+    left = left[:, values > 1e-6 * values[:1]]
     result: Tensor = (left.T @ targets).square().sum() / targets.square().sum()
     return result
 
@@ -67,7 +68,7 @@ def explained_held_out(features: Tensor, targets: Tensor, fold: Tensor) -> Tenso
         fold: Which samples are in the first half, boolean, shape ``(n_samples,)``.
 
     Returns:
-        Dimensionless, at most 1, scalar; NaN where the targets are zero.
+        Dimensionless, at most 1, scalar; NaN where the targets are zero or a half is empty.
     """
     features, targets = wide(features), wide(targets)
     scores = []

@@ -48,10 +48,9 @@ def test_every_diagnostic_measures_every_case_and_leaves_it_as_it_was(case: Case
     validate(recording)
     assert recording["measurement_status"].item() == "valid"
     for name in ("cosine_weight_gradient", "cosine_error_signal_flat", "cosine_bias_gradient"):
-        own = recording[name].sel(rule="bp").values
-        assert own[own == own] == pytest.approx(1.0, abs=1e-9)
-        exact = recording[name].isel(layer=-1).values
-        assert exact[exact == exact] == pytest.approx(1.0, abs=1e-6)
+        assert (abs(recording[name].sel(rule="bp") - 1.0).fillna(0.0) < 1e-9).all()
+        assert (abs(recording[name].isel(layer=-1) - 1.0).fillna(0.0) < 1e-6).all()
+        assert recording[name].notnull().any()
 
 
 class Failing(nn.Module):
@@ -174,7 +173,7 @@ def test_a_training_run_with_probing_is_the_run_without_it() -> None:
         return [*batch.model.parameters(), *batch.model.buffers()]
 
     def probing(batch: Batch) -> None:
-        probe(batch, diagnostics=["weight-gradient", "validity"]).measure(batch.x, batch.y)
+        probe(batch, diagnostics=["validity", "loss-change"]).measure(batch.x, batch.y)
 
     with_probe, without = weights(probing), weights(lambda _: None)
     assert all(torch.equal(a, b) for a, b in zip(with_probe, without, strict=True))
@@ -191,7 +190,7 @@ def living() -> int:
 
 
 def test_no_tensor_outlives_a_probing() -> None:
-    batch = CASES["residual"].make()
+    batch = CASES["batch norm of maps"].make()
     counts = []
     for _ in range(3):
         probe(batch, diagnostics=["error-signal", "validity", "loss-change"]).measure(
