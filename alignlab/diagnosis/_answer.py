@@ -10,7 +10,14 @@ from alignlab.diagnosis._headline import headline
 from alignlab.diagnosis._limits import convolution_limits, limits_in_words
 from alignlab.diagnosis._loss_change import loss_change
 from alignlab.diagnosis._observed import caution, findings, observed
-from alignlab.diagnosis._reading import STORED_ORIGINS, is_drawn, last_step, origin, rules
+from alignlab.diagnosis._reading import (
+    STORED_ORIGINS,
+    is_drawn,
+    last_step,
+    origin,
+    rules,
+    sends_error_directly,
+)
 from alignlab.diagnosis._validity import (
     accuracy_warning,
     invalid_reference,
@@ -52,23 +59,41 @@ def answer(ds: xr.Dataset) -> Answer:
     warned, first = tuple(warnings(ds)), performance(ds)
     if invalid_reference(ds):
         return Answer(warned[0], warned, tuple(first), (), (), ())
-    known = [rule for rule in rules(ds) if not is_drawn(ds, rule)]
-    drawn = [rule for rule in rules(ds) if is_drawn(ds, rule)]
-    found = tuple(finding for rule in known for finding in findings(ds, rule))
+    found = tuple(finding for rule in rules(ds) for finding in findings(ds, rule))
     limits, narrow = _causes(ds)
+    drawn = [rule for rule in rules(ds) if is_drawn(ds, rule)]
+    stored = [rule for rule in rules(ds) if origin(ds, rule) in STORED_ORIGINS]
+    derived = [rule for rule in rules(ds) if rule not in (*drawn, *stored)]
+    about_stored = _about_known(ds, stored, limits=limits, narrow=narrow)
     about_drawn = _about_drawn(ds, drawn, narrow)
-    sentences = first + about_drawn + reference(ds)
+    if stored:
+        sentences = first + _any_feedback(ds) + reference(ds) + about_stored + about_drawn
+    else:
+        sentences = first + about_drawn + reference(ds)
+    sentences += _about_known(ds, derived, limits=limits, narrow=narrow)
+    if found:
+        sentences.append(caution(ds))
+    if drawn and not stored:
+        sentences.append(CLOSING)
+    title = warned[0] if warned else headline(ds, found, limits=limits, narrow=narrow)
+    return Answer(title, warned, tuple(sentences), found, limits, narrow)
+
+
+def _about_known(
+    ds: xr.Dataset,
+    known: Sequence[str],
+    *,
+    limits: Sequence[Limit],
+    narrow: Sequence[Statement],
+) -> list[str]:
+    """Return what was observed of rules whose feedback is known, then their limits."""
+    sentences = []
     for rule in known:
         sentences += observed(ds, rule)
         sentences += bottlenecks_in_words(ds, [each for each in narrow if each.rule == rule])
         sentences += limits_in_words(ds, [limit for limit in limits if limit.rule == rule])
         sentences += loss_change(ds, rule)
-    if found:
-        sentences.append(caution(ds))
-    if drawn and not any(origin(ds, rule) in STORED_ORIGINS for rule in known):
-        sentences.append(CLOSING)
-    title = warned[0] if warned else headline(ds, found, limits=limits, narrow=narrow)
-    return Answer(title, warned, tuple(sentences), found, limits, narrow)
+    return sentences
 
 
 def _about_drawn(ds: xr.Dataset, drawn: Sequence[str], narrow: Sequence[Statement]) -> list[str]:
@@ -79,10 +104,17 @@ def _about_drawn(ds: xr.Dataset, drawn: Sequence[str], narrow: Sequence[Statemen
     for rule in drawn:
         sentences += bottlenecks_in_words(ds, [each for each in narrow if each.rule == rule])
         sentences += ceilings(ds, rule)
-    sentences += reach(ds) + ranks(ds)
+    if not any(origin(ds, rule) in STORED_ORIGINS for rule in rules(ds)):
+        sentences += _any_feedback(ds)
     for rule in drawn:
         sentences += spectra(ds, rule)
     return sentences
+
+
+def _any_feedback(ds: xr.Dataset) -> list[str]:
+    """Return what holds for every fixed feedback, where some rule has one."""
+    direct = any(sends_error_directly(ds, rule) for rule in rules(ds))
+    return reach(ds) + ranks(ds) if direct else ranks(ds)
 
 
 def _causes(ds: xr.Dataset) -> tuple[tuple[Limit, ...], tuple[Statement, ...]]:

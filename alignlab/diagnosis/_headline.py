@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from alignlab.diagnosis._reading import hidden_layers, is_drawn, number, rules
+from alignlab.diagnosis._reading import (
+    STORED_ORIGINS,
+    hidden_layers,
+    is_drawn,
+    number,
+    origin,
+    rules,
+)
 from alignlab.diagnosis._wording import between, capitalised, decimal, root
 
 if TYPE_CHECKING:
@@ -30,7 +37,8 @@ def headline(
 ) -> str:
     """Return one line on the performance, the alignments and their limits."""
     clauses = _performance(ds)
-    for rule in rules(ds):
+    stored = [rule for rule in rules(ds) if origin(ds, rule) in STORED_ORIGINS]
+    for rule in stored or rules(ds):
         clauses += _ceiling(ds) if is_drawn(ds, rule) else _alignment(findings, rule)
     named = [limit for limit in limits if limit.limited_by]
     clauses += [f"{limit.layer} limited by its {limit.verdict}" for limit in named[:MOST_LISTED]]

@@ -26,7 +26,7 @@ def loss_change(ds: xr.Dataset, rule: str) -> list[str]:
     size = number(ds, "loss_change_step", rule=rule)
     true = number(ds, "loss_change_actual_true", rule=rule)
     step = "A small step" if math.isnan(size) else f"A small step ({decimal(size)})"
-    beside = "" if math.isnan(true) else f", and {change(true)} along the true gradient"
+    beside = "" if math.isnan(true) else f"; one along the true gradient {change(true)}"
     effect = f"{change(actual)} (first order {decimal(first)})"
     return [f"{step} along the update of {rule} {effect}{beside}."]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from alignlab.diagnosis._reading import hidden_layers, is_drawn, number, origin, text
 from alignlab.diagnosis._wording import (
     between,
-    capitalised,
     decimal,
     extremes,
     listed,
@@ -62,8 +61,8 @@ def observed(ds: xr.Dataset, rule: str) -> list[str]:
     for variable, _, noun in described:
         chosen = [finding for finding in found if finding.variable == variable]
         if chosen:
-            subject = f"under {rule}, {ORIGINS[origin(ds, rule)]}, " if not sentences else ""
-            sentences.append(capitalised(f"{subject}{noun} is {_grouped(chosen)}."))
+            from_where = f", {ORIGINS[origin(ds, rule)]}" if not sentences else ""
+            sentences.append(f"Under {rule}{from_where}, {noun} is {_grouped(chosen)}.")
     return sentences + shared_noise(ds, rule)
 
 
@@ -80,8 +79,8 @@ def shared_noise(ds: xr.Dataset, rule: str) -> list[str]:
     if not clauses:
         return []
     return [
-        "Between disjoint halves of the samples the weight gradient is at chance, so what was "
-        f"seen may be shared noise: {extremes(clauses, most=MOST_LISTED)}."
+        f"Under {rule}, between disjoint halves of the samples the weight gradient is at chance, "
+        f"so what was seen may be shared noise: {extremes(clauses, most=MOST_LISTED)}."
     ]
 
 

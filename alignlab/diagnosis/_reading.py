@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "STORED_ORIGINS",
     "base_name",
     "convolutions",
     "hidden_layers",

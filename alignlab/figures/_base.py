@@ -35,7 +35,7 @@ class Figure:
         needs: Variables without which there is nothing to draw.
         rows: From a recording of one step to the table; empty where every number is missing.
         plot: From that table to the drawing.
-        empty: The likely reason where the table is empty.
+        hint: When a recording has what the figure needs.
         place: Where it stands in a report, the lowest number first.
     """
 
@@ -45,7 +45,7 @@ class Figure:
     needs: tuple[str, ...]
     rows: Callable[[xr.Dataset], pd.DataFrame]
     plot: Callable[[pd.DataFrame], matplotlib.figure.Figure]
-    empty: str = "all of its numbers are missing"
+    hint: str = ""
     place: int = 100
 
     def table(self, ds: xr.Dataset) -> pd.DataFrame:
@@ -58,16 +58,19 @@ class Figure:
         if lacking:
             message = f"The figure {self.name} needs {', '.join(lacking)}, not in the recording."
             raise MissingError(message)
-        return self.rows(observed(ds.isel(step=-1) if "step" in ds.dims else ds))
+        table = self.rows(observed(ds.isel(step=-1) if "step" in ds.dims else ds))
+        if "rule" in ds.coords:
+            # A rule keeps its colour in figures that show only some of the rules.
+            table.attrs["rules"] = [str(rule) for rule in ds["rule"].values]
+        return table
 
     def unmet(self, ds: xr.Dataset) -> str | None:
         """Return why the figure cannot be drawn, None if it can."""
         lacking = [name for name in self.needs if name not in ds.variables]
-        if lacking:
-            return f"the recording has no {', '.join(lacking)}"
-        if self.table(ds).empty:
-            return self.empty
-        return None
+        if not lacking and not self.table(ds).empty:
+            return None
+        reason = f"the recording has no {', '.join(lacking)}" if lacking else "it has no values"
+        return f"{reason}; {self.hint}" if self.hint else reason
 
     def draw(self, ds: xr.Dataset) -> matplotlib.figure.Figure:
         """Return the drawing of the table.
@@ -75,12 +78,12 @@ class Figure:
         Raises:
             MissingError: There is nothing to draw; the text says why.
         """
-        table = self.table(ds)
-        if table.empty:
-            message = f"The figure {self.name} cannot be drawn: {self.empty}."
+        reason = self.unmet(ds)
+        if reason is not None:
+            message = f"The figure {self.name} cannot be drawn: {reason}."
             raise MissingError(message)
         with _styles.context():
-            return self.plot(table)
+            return self.plot(self.table(ds))
 
 
 def observed(ds: xr.Dataset) -> xr.Dataset:

@@ -30,23 +30,32 @@ class Lanes:
 
     Args:
         layers: Names in call order; the output layer, if any, last.
-        rules: Labels, one lane each.
+        styles: Colour and marker of each rule; one lane each.
         output: Name of the output layer, set apart; empty if it is not shown.
     """
 
     layers: tuple[str, ...]
-    rules: tuple[str, ...]
+    styles: dict[str, tuple[str, str]]
     output: str = ""
 
     @classmethod
-    def of(cls, table: pd.DataFrame) -> Lanes:
-        """Return the lanes of a table with ``layer``, ``rule`` and, if any, ``is_output``."""
+    def of(cls, table: pd.DataFrame, *, shown: Sequence[str]) -> Lanes:
+        """Return the lanes of a table with ``layer``, ``rule`` and, if any, ``is_output``.
+
+        Args:
+            table: The numbers of the figure.
+            shown: Columns of which a rule needs a number to get a lane.
+        """
         layers = tuple(str(name) for name in table["layer"].unique())
-        rules = tuple(str(name) for name in table["rule"].dropna().unique())
         outputs: list[str] = []
         if "is_output" in table:
             outputs = [str(name) for name in table["layer"][table["is_output"].astype(bool)]]
-        return cls(layers, rules, (outputs or [""])[0])
+        return cls(layers, rule_styles(table, shown), (outputs or [""])[0])
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Labels of the rules, from the upper lane to the lower."""
+        return tuple(self.styles)
 
     def row(self, layer: str) -> float:
         """Return the height of a layer's row."""
@@ -67,11 +76,6 @@ class Lanes:
     def marker_area(self) -> float:
         """Size of a marker that fits a lane, in square points."""
         return 14.0 if len(self.rules) <= 3 else 9.0
-
-    @property
-    def styles(self) -> dict[str, tuple[str, str]]:
-        """Colour and marker of each rule."""
-        return rule_styles(list(self.rules))
 
     def panels(self, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
         """Return a drawing with one panel for each title, the layers' names at the left."""

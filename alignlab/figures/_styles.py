@@ -13,6 +13,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
@@ -82,14 +85,22 @@ def context() -> AbstractContextManager[None]:
     return mpl.rc_context(cast("Any", style))
 
 
-def rule_styles(rules: list[str]) -> dict[str, tuple[str, str]]:
-    """Return a colour and a marker for each rule; both differ, so that print stays readable."""
+def rule_styles(table: pd.DataFrame, shown: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each rule that has a number; both differ, for print.
+
+    Args:
+        table: Rows with ``rule``; its attribute ``rules`` names all rules of the recording.
+        shown: Columns that hold a rule's own numbers.
+    """
+    present = table.dropna(how="all", subset=list(shown))["rule"].unique()
+    rules = [str(rule) for rule in table.attrs.get("rules", present)]
     every = sns.color_palette("colorblind").as_hex()
     # The palette's grey is kept for chance, its yellow is too light on white.
     colours = [every[place] for place in (0, 1, 2, 4, 3, 9, 5, 6)]
     return {
         rule: (colours[place % len(colours)], MARKERS[place % len(MARKERS)])
         for place, rule in enumerate(rules)
+        if rule in present
     }
 
 
@@ -136,7 +147,7 @@ def logarithmic(axis: Axes) -> None:
     """Give the horizontal axis powers of ten with plain numbers, also over less than a decade."""
     axis.set_xscale("log")
     low, high = axis.get_xlim()
-    few = high / low < 30
+    few = high / low < 200
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

@@ -36,7 +36,7 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
     layers = list(table["layer"].unique())
-    styles = _styles.rule_styles(list(table["rule"].unique()))
+    styles = _styles.rule_styles(table, [f"{VALUE}_low", VALUE])
     figure, axes = multiples(layers, x_label="singular value", y_label="over the largest")
     for axis, layer in zip(axes, layers, strict=True):
         for rule, (color, marker) in styles.items():
@@ -62,7 +62,7 @@ ALIGNMENT_MATRIX_SPECTRUM = Figure(
         "well-conditioned; inside the band it is no better than a random matrix of that size. "
         "Where feedback was drawn, the band is over the draws."
     ),
-    needs=(VALUE, f"{VALUE}_low", f"{VALUE}_high"),
+    needs=(f"{VALUE}_low", f"{VALUE}_high"),
     rows=_rows,
     plot=_plot,
     place=50,

@@ -53,7 +53,7 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
-    lanes = Lanes.of(table)
+    lanes = Lanes.of(table, shown=[name for name in (*ATTAINED, *CEILING) if name])
     figure, axes = lanes.panels(list(PANELS))
     for place, (axis, label) in enumerate(zip(axes, PANELS.values(), strict=True)):
         _shared(axis, table, lanes=lanes, true=TRUE[place], chance=CHANCE[place])
@@ -115,7 +115,7 @@ CONVOLUTION_PANEL = Figure(
         "and chance (grey). Weights: cosine with the feedback, what kernels could attain, and its "
         "expectation for dense feedback."
     ),
-    empty="no hidden layer is a convolution",
+    hint="only hidden convolutions have them",
     needs=("layer_kind", "attainable_cosine", "coherence", "coherence_true", "coherence_chance"),
     rows=_rows,
     plot=_plot,

@@ -29,7 +29,7 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
-    lanes = Lanes.of(table)
+    lanes = Lanes.of(table, shown=[*alignment_columns(COSINE)[:3], f"{COSINE}_n_undefined"])
     sites = [site for site in SITES if site in set(table["site"])]
     figure, axes = lanes.panels([SITES[site] for site in sites])
     for axis, site in zip(axes, sites, strict=True):

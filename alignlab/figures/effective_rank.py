@@ -36,7 +36,7 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
-    lanes = Lanes.of(table)
+    lanes = Lanes.of(table, shown=[RULE])
     sites = [site for site in SITES if site in set(table["site"])]
     figure, axes = lanes.panels([SITES[site] for site in sites])
     for axis, site in zip(axes, sites, strict=True):

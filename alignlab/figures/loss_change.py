@@ -39,7 +39,7 @@ def _scalar(ds: xr.Dataset, name: str) -> float:
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
-    styles = _styles.rule_styles([rule for rule in table["rule"] if rule != REFERENCE])
+    styles = _styles.rule_styles(table, [FIRST, ACTUAL])
     styles |= {REFERENCE: (_styles.TRUE, "o")}
     drawing = Drawing(figsize=(_styles.SINGLE, 0.7 + 0.22 * len(table)), layout="constrained")
     axis = drawing.subplots()
@@ -70,7 +70,7 @@ LOSS_CHANGE = Figure(
         "along the true gradient: what the first order promises (open) and what happens (filled). "
         "Left of zero the step helps."
     ),
-    empty="the feedback was drawn, so no step along the rule's own update is known",
+    hint="no step is tried along feedback that was drawn",
     needs=(FIRST, ACTUAL),
     rows=_rows,
     plot=_plot,

@@ -21,17 +21,19 @@ RULE, TRUE = "spatial_power", "spatial_power_true"
 
 
 def _rows(ds: xr.Dataset) -> pd.DataFrame:
-    return tidy(
+    table = tidy(
         ds,
         ("rule", "layer", "frequency"),
         variables=[RULE, TRUE],
         coords=("depth", "positions"),
     )
+    # A small map has no wave in some bands.
+    return table[table[[RULE, TRUE]].fillna(0.0).ne(0.0).any(axis=1)].reset_index(drop=True)
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
     layers = list(table["layer"].unique())
-    styles = _styles.rule_styles(list(table["rule"].unique()))
+    styles = _styles.rule_styles(table, [RULE])
     figure, axes = multiples(
         layers, x_label="spatial frequency (cycles per position)", y_label="share of power"
     )
@@ -54,11 +56,11 @@ SPATIAL_SPECTRUM = Figure(
     name="spatial-spectrum",
     title="Spatial spectra of the error signals",
     caption=(
-        "Share of the signal's power at each spatial frequency. Backpropagation through pooled "
-        "features concentrates at low frequencies; dense random feedback is white, and what it "
-        "sends at high frequencies cancels in shared weights."
+        "Share of the pre-activation signal's power in each band of spatial frequency. "
+        "Backpropagation through pooled features concentrates at low frequencies; dense random "
+        "feedback is white, and what it sends at high frequencies cancels in shared weights."
     ),
-    empty="no hidden layer is a convolution",
+    hint="only hidden convolutions have them",
     needs=(RULE, TRUE),
     rows=_rows,
     plot=_plot,

@@ -29,7 +29,7 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
-    lanes = Lanes.of(table)
+    lanes = Lanes.of(table, shown=[f"{COSINE}_n_undefined", *alignment_columns(COSINE)[:3]])
     shown = [
         name for name in VARIANTS if table[[name, f"{name}_null_low"]].notna().to_numpy().any()
     ]

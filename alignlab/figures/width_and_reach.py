@@ -38,7 +38,7 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
-    lanes = Lanes.of(table)
+    lanes = Lanes.of(table, shown=BOUND)
     figure, axes = lanes.panels(["best cosine that is possible", "width of the layer"])
     entries = _ceilings(axes[0], table, lanes=lanes)
     entries += _widths(axes[1], table, lanes=lanes)

@@ -107,7 +107,7 @@ def width_rows(ds: xr.Dataset) -> list[Row]:
                 "narrowest above": _narrowest(row),
                 "width bound": decimals(row["width_bound"], 2),
                 "over draws": interval(row["width_bound_low"], row["width_bound_high"]),
-                "reach": interval(*(rooted(row[name]) for name in reach)),
+                "reach": interval(rooted(row[reach[0]]), rooted(row[reach[1]])),
                 "signal rank": whole(row["signal_rank"]),
             },
             status="",
@@ -133,11 +133,11 @@ def whole(value: object) -> str:
     return decimals(value, 0)
 
 
-def interval(low: object, high: object) -> str:
+def interval(low: object, high: object, places: int = 2) -> str:
     """Write an interval, a dash where it is missing."""
     if math.isnan(_number(low)) or math.isnan(_number(high)):
         return DASH
-    return f"{decimals(low, 2)} to {decimals(high, 2)}"
+    return f"{decimals(low, places)} to {decimals(high, places)}"
 
 
 def rooted(squared: object) -> float:
@@ -163,7 +163,7 @@ def _chance(row: dict[str, object], name: str) -> dict[str, str]:
     p = _number(row[f"{name}_p"])
     return {
         "chance sd": decimals(row[f"{name}_null_sd"], 3),
-        "95% chance band": interval(row[f"{name}_null_low"], row[f"{name}_null_high"]),
+        "95% chance band": interval(row[f"{name}_null_low"], row[f"{name}_null_high"], 3),
         "p": "< 0.0001" if p < 1e-4 else short(p),
     }
 

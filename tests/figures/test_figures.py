@@ -107,12 +107,18 @@ def test_the_markers_are_the_numbers_of_the_table(name: str, columns: list[str])
         assert np.isclose(marked, value, rtol=1e-12).any()
 
 
-@pytest.mark.parametrize("name", ["alignment-matrix-spectrum", "spatial-spectrum"])
-def test_the_lines_are_the_numbers_of_the_table(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alignment-matrix-spectrum", "alignment_matrix_singular_value"),
+        ("spatial-spectrum", "spatial_power"),
+        ("spatial-spectrum", "spatial_power_true"),
+    ],
+)
+def test_the_lines_are_the_numbers_of_the_table(name: str, value: str) -> None:
     figure, ds = figures.load(name), VARIANTS["convolutions"]
     lines = [line for axis in figure.draw(ds).axes for line in axis.lines]
     drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in lines])
-    value = next(column for column in figure.table(ds) if column in figure.needs)
     assert set(figure.table(ds)[value].dropna()) <= set(drawn)
 
 
@@ -140,7 +146,7 @@ def test_exported_csv_equals_what_is_plotted(tmp_path: Path) -> None:
 
 def test_export_lists_the_others_with_the_reason(tmp_path: Path) -> None:
     written = dict(figures.export(VARIANTS["dense"], tmp_path, formats=("svg",)))
-    assert written["convolution-panel"] == "no hidden layer is a convolution"
+    assert written["convolution-panel"] == "it has no values; only hidden convolutions have them"
     assert len(written["cosine-by-layer"]) == 2
     assert list(written) == EVERY
     assert not list(tmp_path.glob("convolution-panel*"))
@@ -163,6 +169,30 @@ def test_nothing_is_overwritten_unasked_and_nothing_else_is_written(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["loss-change.csv"]
     figures.export(ds, tmp_path, overwrite=True)
     assert (tmp_path / "loss-change.csv").read_text() != "mine"
+
+
+def test_a_rule_keeps_its_colour_where_others_have_no_number() -> None:
+    ds = make_recording(rules=("dfa", "fa", "usf"))
+    only_last = ds.assign(width_bound=ds["width_bound"].where(ds["rule"] == "usf"))
+    colours = [
+        {
+            text.get_text(): handle.get_color()
+            for legend in figures.load("width-and-reach").draw(each).legends
+            for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+            if "usf" in text.get_text()
+        }
+        for each in (ds, only_last)
+    ]
+    assert colours[0] == colours[1] != {}
+
+
+def test_true_signals_are_drawn_where_no_rule_has_one() -> None:
+    ds = make_recording(drawn=True)
+    for name in ("participation_ratio_signal", "spatial_power"):
+        ds[name] = ds[name] * np.nan
+    for name in ("effective-rank", "spatial-spectrum"):
+        labels = figures.load(name).draw(ds).legends[0].get_texts()
+        assert not {"dfa", "fa"} & {text.get_text() for text in labels}
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:

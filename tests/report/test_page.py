@@ -92,7 +92,7 @@ def test_every_figure_has_its_caption(plain: Page) -> None:
 
 def test_figures_that_cannot_be_drawn_are_listed_with_the_reason() -> None:
     text = Page(render(believable(conv=False))).text
-    assert "convolution-panel (no hidden layer is a convolution)" in text
+    assert "convolution-panel (it has no values; only hidden convolutions have them)" in text
 
 
 def test_each_row_shows_the_numbers_of_the_recording(plain: Page) -> None:
