@@ -1,0 +1,136 @@
+"""Least squares, in sample and held out, against numpy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alignlab.kernels.attainable import Attainable
+from alignlab.kernels.regression import explained_held_out, explained_in_sample, row_space
+
+
+def doubles(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def first_half(n: int) -> Tensor:
+    return torch.arange(n) < n // 2
+
+
+def softmax_errors(n_samples: int, n_classes: int, *, seed: int = 0) -> Tensor:
+    """Return errors whose rows sum to zero."""
+    share = torch.softmax(doubles(n_samples, n_classes, seed=seed), 1)
+    return share - torch.nn.functional.one_hot(torch.arange(n_samples) % n_classes, n_classes)
+
+
+def by_numpy(features: Tensor, targets: Tensor) -> np.ndarray:
+    return np.linalg.lstsq(features.numpy(), targets.numpy(), rcond=1e-6)[0]
+
+
+@given(seed=st.integers(0, 1000), n_classes=st.integers(2, 6))
+def test_the_share_in_sample_is_that_of_least_squares(seed: int, n_classes: int) -> None:
+    features, targets = softmax_errors(20, n_classes, seed=seed), doubles(20, 7, seed=seed + 1)
+    fitted = features.numpy() @ by_numpy(features, targets)
+    expected = (fitted**2).sum() / (targets.numpy() ** 2).sum()
+    assert float(explained_in_sample(features, targets)) == pytest.approx(expected)
+    assert row_space(features).shape == (n_classes, n_classes - 1)
+
+
+@given(seed=st.integers(0, 1000))
+def test_the_share_held_out_is_that_of_least_squares_on_the_other_half(seed: int) -> None:
+    features, targets = softmax_errors(30, 4, seed=seed), doubles(30, 7, seed=seed + 1)
+    fold = first_half(30)
+    expected = []
+    for train, test in ((fold, ~fold), (~fold, fold)):
+        rest = targets[test].numpy() - features[test].numpy() @ by_numpy(
+            features[train], targets[train]
+        )
+        expected.append(1.0 - (rest**2).sum() / (targets[test].numpy() ** 2).sum())
+    assert float(explained_held_out(features, targets, fold)) == pytest.approx(np.mean(expected))
+
+
+def test_what_is_linear_is_explained_in_sample_and_held_out() -> None:
+    features = softmax_errors(40, 5)
+    targets = features @ doubles(5, 9)
+    assert float(explained_in_sample(features, targets)) == pytest.approx(1.0, abs=1e-12)
+    held_out = explained_held_out(features, targets, first_half(40))
+    assert float(held_out) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_what_is_unrelated_is_explained_by_as_much_as_there_are_directions_to_fit() -> None:
+    inside, outside = [], []
+    for seed in range(200):
+        features, targets = doubles(60, 6, seed=2 * seed), doubles(60, 5, seed=2 * seed + 1)
+        inside.append(float(explained_in_sample(features, targets)))
+        outside.append(float(explained_held_out(features, targets, first_half(60))))
+    assert np.mean(inside) == pytest.approx(6 / 60, rel=0.05)
+    assert np.mean(outside) < 0.0 < np.mean(inside)
+
+
+def test_what_is_partly_related_lies_in_the_bracket() -> None:
+    inside, outside = [], []
+    for seed in range(100):
+        features = doubles(80, 5, seed=3 * seed)
+        noise = doubles(80, 9, seed=3 * seed + 2) * 5.0**0.5
+        targets = features @ doubles(5, 9, seed=3 * seed + 1) + noise
+        inside.append(float(explained_in_sample(features, targets)))
+        outside.append(float(explained_held_out(features, targets, first_half(80))))
+    assert np.mean(outside) < 0.5 < np.mean(inside)
+
+
+def test_nothing_to_explain_and_nothing_to_fit_on_are_undefined() -> None:
+    features, targets = doubles(10, 3), doubles(10, 4)
+    zeros = torch.zeros_like(targets)
+    assert torch.isnan(explained_in_sample(features, zeros))
+    assert torch.isnan(explained_held_out(features, zeros, first_half(10)))
+    nobody = torch.zeros(10, dtype=torch.bool)
+    assert torch.isnan(explained_held_out(features, targets, nobody))
+    assert float(explained_in_sample(torch.zeros(10, 3), targets)) == 0.0
+
+
+def weighted_by_numpy(features: Tensor, target: Tensor, gains: Tensor, fold: Tensor) -> list[float]:
+    """Return the cosines of both halves, every channel fitted by itself."""
+    found = []
+    for train, test in ((fold, ~fold), (~fold, fold)):
+        shown, aimed = [], []
+        for channel in range(target.shape[1]):
+            root = gains[:, channel].sqrt()
+            rows = (features * root.unsqueeze(1)).transpose(1, 2)
+            aims = target[:, channel] * root
+            weight = np.linalg.lstsq(
+                rows[train].flatten(0, 1).numpy(), aims[train].flatten().numpy(), rcond=1e-8
+            )[0]
+            shown.append(rows[test].flatten(0, 1).numpy() @ weight)
+            aimed.append(aims[test].flatten().numpy())
+        first, second = np.concatenate(shown), np.concatenate(aimed)
+        found.append(first @ second / np.linalg.norm(first) / np.linalg.norm(second))
+    return found
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@given(seed=st.integers(0, 100))
+def test_the_attainable_cosine_is_that_of_weighted_least_squares(weighted: bool, seed: int) -> None:
+    features, target = doubles(24, 5, 3, seed=seed), doubles(24, 2, 3, seed=seed + 1)
+    gains = (doubles(24, 2, 3, seed=seed + 2) > 0).double() if weighted else None
+    fold = first_half(24)
+    fit = Attainable(features, fold, gains=gains)
+    plain = torch.ones_like(target) if gains is None else gains
+    expected = np.mean(weighted_by_numpy(features, target, plain, fold))
+    (found,) = fit.cosines([target])
+    assert float(found) == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_weights_can_build_is_attainable() -> None:
+    features = doubles(20, 4, 3)
+    target = torch.einsum("nfp,fc->ncp", features, doubles(4, 2, seed=1))
+    found = Attainable(features, first_half(20)).cosines([target, -target, 1e-25 * target])
+    torch.testing.assert_close(found, torch.ones(3, dtype=torch.float64))
+
+
+def test_too_few_rows_to_fit_on_are_undefined() -> None:
+    fit = Attainable(doubles(6, 4, 2), first_half(6))
+    assert torch.isnan(fit.cosines([doubles(6, 3, 2)])).all()

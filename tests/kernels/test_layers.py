@@ -1,0 +1,157 @@
+"""The linear maps of layers against the matrices that they are."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignlab.kernels.convolution import coherence, design, position_gradients, structured_share
+from alignlab.kernels.layers import linear_part, operator_energy, tap_counts, transposed
+from tests.oracles.dense import free_entries, output_shape, unrolled
+
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "linear": (nn.Linear(4, 3), (4,)),
+    "linear, positions": (nn.Linear(4, 3), (2, 4)),
+    "conv1d": (nn.Conv1d(2, 3, 3), (2, 6)),
+    "conv1d, strided, padded": (nn.Conv1d(2, 3, 3, stride=2, padding=1), (2, 6)),
+    "conv1d, dilated, same": (nn.Conv1d(2, 2, 3, padding="same", dilation=2), (2, 5)),
+    "conv2d, padded": (nn.Conv2d(1, 2, 3, padding=1), (1, 4, 3)),
+    "conv2d, strided, dilated": (
+        nn.Conv2d(2, 2, (2, 3), stride=(2, 1), dilation=(1, 2), padding=(0, 1)), (2, 4, 5),
+    ),
+    "conv2d, grouped": (nn.Conv2d(4, 6, 2, groups=2, stride=2), (4, 4, 4)),
+    "conv2d, depthwise": (nn.Conv2d(3, 3, 3, groups=3, padding=1), (3, 3, 3)),
+    "conv2d, valid": (nn.Conv2d(2, 2, 2, padding="valid"), (2, 3, 3)),
+    "conv2d, rows unread": (nn.Conv2d(1, 2, 2, stride=3), (1, 6, 7)),
+    "conv3d, strided": (nn.Conv3d(1, 2, 2, stride=(1, 2, 1), padding=(1, 0, 0)), (1, 2, 4, 3)),
+}  # fmt: skip
+CIRCULAR = {
+    "conv1d, circular": (nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"), (2, 5)),
+    "conv2d, circular": (nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), (1, 4, 4)),
+}
+
+each_layer = pytest.mark.parametrize(("module", "shape"), LAYERS.values(), ids=LAYERS)
+each_map = pytest.mark.parametrize(
+    ("module", "shape"), [*LAYERS.values(), *CIRCULAR.values()], ids=[*LAYERS, *CIRCULAR]
+)
+
+
+def doubles(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def matrix_of(module: Any, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return torch.as_tensor(unrolled(module, weight.detach().numpy(), shape))
+
+
+@each_map
+def test_the_linear_part_and_its_transpose_are_the_unrolled_matrix(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    weight = doubles(*module.weight.shape)
+    matrix = matrix_of(module, weight, shape)
+    x = doubles(5, *shape)
+    above = linear_part(module, x, weight)
+    torch.testing.assert_close(above.flatten(1), x.flatten(1) @ matrix.T)
+    signal = doubles(*above.shape)
+    below = transposed(module, signal, weight, x.shape)
+    torch.testing.assert_close(below.flatten(1), signal.flatten(1) @ matrix)
+
+
+@each_map
+def test_a_layer_is_its_linear_part_and_its_bias(module: Any, shape: tuple[int, ...]) -> None:
+    x = torch.randn(5, *shape)
+    bias = module.bias.reshape(-1, *(1 for _ in getattr(module, "kernel_size", ())))
+    torch.testing.assert_close(module(x), linear_part(module, x, module.weight) + bias)
+
+
+@each_map
+def test_tap_counts_and_energy_are_those_of_the_unrolled_matrix(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    counts = (free_entries(module, shape) != 0).sum(1)
+    if "circular" not in getattr(module, "padding_mode", ""):
+        assert tap_counts(module, torch.Size(shape)).flatten().tolist() == counts.tolist()
+        weight = doubles(*module.weight.shape)
+        energy = operator_energy(module, weight, torch.Size(shape))
+        assert float(energy) == pytest.approx(float(matrix_of(module, weight, shape).norm() ** 2))
+
+
+@each_layer
+def test_the_structured_share_is_the_projection_on_all_weights_of_the_layer(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    above = output_shape(module, shape)
+    first, second = doubles(3, *shape), doubles(4, *above)[:3]
+    target = (second.flatten(1).T @ first.flatten(1)).numpy().ravel()
+    entries = free_entries(module, shape)
+    entries = entries[entries.any(1)]
+    projected = entries.T @ np.linalg.lstsq(entries.T, target, rcond=None)[0]
+    expected = np.linalg.norm(projected) / np.linalg.norm(target)
+    assert float(structured_share(module, first, second)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_weights_of_a_linear_layer_reach_any_feedback() -> None:
+    share = structured_share(nn.Linear(4, 3), doubles(5, 4), doubles(5, 3))
+    assert float(share) == pytest.approx(1.0, abs=1e-12)
+
+
+@each_layer
+def test_the_design_builds_the_gradient_at_the_input_from_any_weight(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    if getattr(module, "groups", 1) > 1 or (len(shape) == 2 and isinstance(module, nn.Linear)):
+        return
+    weight = doubles(*module.weight.shape)
+    signal = doubles(5, *output_shape(module, shape))
+    features = design(module, signal, torch.Size((5, *shape)))
+    # A weight's features are its output channel and its tap, in that order.
+    by_feature = weight.flatten(2).transpose(1, 2) if weight.dim() > 2 else weight.unsqueeze(1)
+    kernel = by_feature.reshape(-1, weight.shape[1])
+    built = torch.einsum("nfp,fc->ncp", features, kernel)
+    expected = transposed(module, signal, weight, torch.Size((5, *shape)))
+    torch.testing.assert_close(built.flatten(1), expected.flatten(1))
+
+
+@each_map
+def test_the_gradients_of_all_positions_are_those_of_a_layer_without_sharing(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    if isinstance(module, nn.Linear):
+        return
+    x, signal = doubles(5, *shape), doubles(5, *output_shape(module, shape))
+    found = position_gradients(module, x, signal)
+    positions = prod(signal.shape[2:])
+    taps = module.weight[0].numel()
+    assert found.shape == (positions, module.out_channels, taps)
+    for position in range(positions):
+        alone = torch.zeros_like(signal).flatten(2)
+        alone[..., position] = signal.flatten(2)[..., position]
+        weight = doubles(*module.weight.shape).requires_grad_()
+        linear_part(module, x, weight).backward(alone.reshape(signal.shape))
+        assert weight.grad is not None
+        torch.testing.assert_close(found[position], weight.grad.flatten(1))
+
+
+def test_position_gradients_do_not_depend_on_how_samples_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = nn.Conv2d(2, 3, 3)
+    x, signal = doubles(7, 2, 5, 5), doubles(7, 3, 3, 3)
+    whole = position_gradients(module, x, signal)
+    monkeypatch.setattr("alignlab.kernels.convolution._LARGEST_CHUNK", 1)
+    torch.testing.assert_close(position_gradients(module, x, signal), whole)
+
+
+def test_coherence_is_one_where_positions_agree_and_root_of_their_number_where_they_do_not() -> (
+    None
+):
+    assert float(coherence(torch.ones(9, 2, 3))) == pytest.approx(1.0)
+    assert float(coherence(torch.eye(16))) == pytest.approx(16**-0.5)
+    assert float(coherence(torch.tensor([[1.0], [-1.0]]))) == 0.0
+    assert torch.isnan(coherence(torch.zeros(4, 2)))

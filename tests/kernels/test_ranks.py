@@ -1,0 +1,79 @@
+"""Effective dimensions: bounds, order, exact values and noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alignlab.kernels.ranks import (
+    energies,
+    entropy_rank,
+    isotropic_participation_ratio,
+    numerical_rank,
+    participation_ratio,
+    stable_rank,
+)
+
+SPECTRA = st.lists(st.floats(0.0, 1e6, allow_subnormal=False), min_size=1, max_size=9).filter(
+    lambda values: max(values) > 1e-6
+)
+MEASURES = (stable_rank, participation_ratio, entropy_rank)
+
+
+def rows(n_samples: int, n: int, *, seed: int = 0) -> Tensor:
+    return torch.randn(n_samples, n, generator=torch.Generator().manual_seed(seed))
+
+
+@given(spectrum=SPECTRA, scale=st.integers(-30, 30))
+def test_ranks_are_ordered_within_their_bounds_whatever_the_scale(
+    spectrum: list[float], scale: int
+) -> None:
+    values = torch.tensor(spectrum, dtype=torch.float64) * 10.0**scale
+    found = [float(measure(values)) for measure in MEASURES]
+    slack = 1e-9
+    assert 1.0 - slack <= found[0] <= found[1] + slack
+    assert found[1] <= found[2] + slack
+    assert found[2] <= len(spectrum) + slack
+
+
+@given(k=st.integers(1, 6), rest=st.integers(0, 4))
+def test_equal_energies_count_as_many_dimensions(k: int, rest: int) -> None:
+    spectrum = torch.cat([torch.full((k,), 0.3), torch.zeros(rest)]).double()
+    for measure in MEASURES:
+        assert float(measure(spectrum)) == pytest.approx(k)
+
+
+def test_no_energy_has_no_rank() -> None:
+    for measure in MEASURES:
+        assert torch.isnan(measure(torch.zeros(3)))
+    assert numerical_rank(torch.zeros(3, 2)) == 0
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5), (1, 3)])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e15])
+def test_energies_are_squared_singular_values(
+    shape: tuple[int, int], centred: bool, scale: float
+) -> None:
+    matrix = rows(*shape) * scale
+    plain = matrix.double().numpy()
+    expected = np.linalg.svd(plain - plain.mean(0) * centred, compute_uv=False) ** 2
+    found = energies(matrix, centred=centred)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12 * expected.max() + 1e-99)
+
+
+@pytest.mark.parametrize(("n_samples", "n"), [(128, 512), (512, 512), (512, 40)])
+def test_isotropic_noise_has_the_stated_participation_ratio(n_samples: int, n: int) -> None:
+    found = participation_ratio(energies(rows(n_samples, n), centred=False))
+    assert float(found) == pytest.approx(isotropic_participation_ratio(n_samples, n), rel=0.02)
+
+
+@given(rank=st.integers(1, 5))
+def test_a_product_of_thin_matrices_has_their_rank(rank: int) -> None:
+    product = rows(9, rank, seed=1) @ rows(rank, 8, seed=2)
+    assert float(numerical_rank(product)) == rank
+    assert float(numerical_rank(product * 1e-25)) == rank
