@@ -148,9 +148,7 @@ def test_position_gradients_do_not_depend_on_how_samples_are_cut(
     torch.testing.assert_close(position_gradients(module, x, signal), whole)
 
 
-def test_coherence_is_one_where_positions_agree_and_root_of_their_number_where_they_do_not() -> (
-    None
-):
+def test_coherence_is_one_where_positions_agree_and_small_where_they_do_not() -> None:
     assert float(coherence(torch.ones(9, 2, 3))) == pytest.approx(1.0)
     assert float(coherence(torch.eye(16))) == pytest.approx(16**-0.5)
     assert float(coherence(torch.tensor([[1.0], [-1.0]]))) == 0.0
