@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,35 +91,53 @@ class _Null:
                 backward = snapshot.run(redrawn)
                 yield [snapshot.view(layer, backward) for layer in snapshot.hidden]
             return
-        streams = {
-            layer.name: generator(snapshot.seed, "rotation", layer.name)
-            for layer in snapshot.hidden
-        }
+        turns = {layer.name: self._turns(layer) for layer in snapshot.hidden}
         for number in range(count):
             yield [
-                _rotated(self._observed[layer.name], layer, streams[layer.name], snapshot)
+                LayerView(snapshot.capture, layer, (entry(), signal()), fold=snapshot.fold)
                 for layer in snapshot.hidden
+                for entry, signal in [turns[layer.name]]
                 if layer.channels <= LARGEST_ROTATION or number < 50
             ]
 
+    def _turns(self, layer: Layer) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        """Return what turns the layer's two signals, another way at every call."""
+        view = self._observed[layer.name]
+        consumer = next(each for each in self._snapshot.layers if each.name == layer.consumer)
+        stream = generator(self._snapshot.seed, "rotation", layer.name)
+        assert view.entry is not None
+        return (
+            rotations(view.entry, 1 if consumer.is_convolution else -1, stream=stream),
+            rotations(view.preactivation, 1 if layer.is_convolution else -1, stream=stream),
+        )
 
-def _rotated(
-    view: LayerView, layer: Layer, stream: torch.Generator, snapshot: Snapshot
-) -> LayerView:
-    entry = view.entry
-    if entry is not None:
-        consumer = next(each for each in snapshot.layers if each.name == layer.consumer)
-        entry = _rotate(entry, 1 if consumer.is_convolution else -1, stream)
-    signal = _rotate(view.preactivation, 1 if layer.is_convolution else -1, stream)
-    return LayerView(snapshot.capture, layer, (entry, signal), fold=snapshot.fold)
 
+def rotations(signal: Tensor, axis: int, *, stream: torch.Generator) -> Callable[[], Tensor]:
+    """Return a function that rotates a signal by a fresh Haar rotation of one axis.
 
-def _rotate(signal: Tensor, axis: int, stream: torch.Generator) -> Tensor:
-    n = signal.shape[axis]
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=stream, dtype=torch.float64))
-    q = (q * torch.sign(torch.diagonal(r))).to(signal)
-    result: Tensor = (signal.movedim(axis, -1) @ q.T).movedim(-1, axis)
-    return result
+    Where the signal occupies few directions, only their images are drawn.
+
+    Args:
+        signal: Any signal.
+        axis: The axis of the units.
+        stream: Source of randomness.
+    """
+    moved = signal.movedim(axis, -1)
+    n = moved.shape[-1]
+    rows = wide(moved).reshape(-1, n)
+    if rows.shape[0] < n:
+        left, values, _ = torch.linalg.svd(rows, full_matrices=False)
+        kept = values > torch.finfo(signal.dtype).eps * values[:1]
+        rows = left[:, kept] * values[kept]
+
+    def rotated() -> Tensor:
+        size = (n, rows.shape[1])
+        q, r = torch.linalg.qr(torch.randn(size, generator=stream, dtype=torch.float64))
+        frame = (q * torch.sign(torch.diagonal(r))).to(rows)
+        result: Tensor = (rows @ frame.T).reshape(moved.shape).movedim(-1, axis)
+        return result.to(signal)
+
+    return rotated
 
 
 def _placed(

@@ -20,7 +20,12 @@ that along the gradient, so below 0.1 more than ten steps are needed for one.
 """
 
 CONCENTRATION_BOUND = 0.35
-"""Relative spread of the squared norm above which the first-order null is given up."""
+"""Relative spread of the squared norm above which the first-order null is given up.
+
+Over 24 small networks with three seeds each, fresh feedback fell into every band of the
+closed form 90 to 98% of the time where the spread was below 0.35, and as little as 8% or
+always where it was above 0.5 (narrow layers, biases of a few channels).
+"""
 
 ENOUGH_DRAWS = 100
 """Rotations from which p-values are counted."""

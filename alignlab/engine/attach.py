@@ -85,8 +85,8 @@ def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
             "nothing to measure; give the model that holds the layers."
         )
         raise MeasurementError(msg)
-    for name, module in found.items():
-        _require_own_weight(name, module)
+    for place, measured in found.items():
+        _require_own_weight(place, measured)
     return found
 
 
