@@ -31,7 +31,7 @@ WEIGHTS_ONLY = (("cosine_weight_feedback", "", "the match of weights and feedbac
 MOST_LISTED = 4
 """With more layers than this in a group, a sentence names only the lowest and the highest."""
 
-STATUSES = ("useful", "detectable", "at chance", "undecidable", "undefined")
+STATUSES = ("useful", "detectable", "opposed", "at chance", "undecidable", "undefined")
 
 ORIGINS = {
     "checkpoint": "whose feedback is that of the checkpoint",

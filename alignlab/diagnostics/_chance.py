@@ -27,9 +27,6 @@ closed form 90 to 98% of the time where the spread was below 0.35, and as little
 always where it was above 0.5 (narrow layers, biases of a few channels).
 """
 
-ENOUGH_DRAWS = 100
-"""Rotations from which p-values are counted."""
-
 MINIMAL_Z = 4.0
 """Where perfect alignment is fewer than this many chance sds away, nothing can be decided."""
 
@@ -49,6 +46,7 @@ class Chance:
         method: ``closed form`` or ``redraws``.
         concentration: Relative spread of the squared norm under redraws.
         p: One-sided p-value of the observed value; NaN where nothing was observed.
+        p_opposed: That of being so far below chance.
         mean: Mean by chance.
     """
 
@@ -59,6 +57,7 @@ class Chance:
     method: str
     concentration: float
     p: float
+    p_opposed: float = float("nan")
     mean: float = 0.0
 
 
@@ -73,8 +72,10 @@ def chance_of(
 ) -> Chance:
     """Return the chance level from redraws, by the first-order closed form where it holds.
 
-    The p-value is that of the redraws, ``(1 + #{draw >= observed}) / (1 + n)``, or, for
-    fewer than 100 rotations, that of a normal distribution of their mean square.
+    The p-value is that of the redraws, ``(1 + #{draw >= observed}) / (1 + n)``. Where no draw
+    reaches the value and the norm concentrates, that is only a bound; it is then continued by
+    the tail of a normal distribution of the null's standard deviation, so that many layers
+    can be judged together with few draws. The same holds below for opposed values.
 
     Args:
         observed: The value; NaN where there is none.
@@ -85,25 +86,42 @@ def chance_of(
         closed_form: First-order standard deviation; NaN where there is none.
     """
     finite = draws[np.isfinite(draws)]
-    p = float("nan")
-    if finite.size and np.isfinite(observed):
-        p = (1.0 + np.count_nonzero(finite >= observed)) / (1.0 + finite.size)
-        if kind == "output_rotation" and finite.size < ENOUGH_DRAWS:
-            spread = float(np.sqrt(np.mean((finite - mean) ** 2)))
-            p = float(stats.norm.sf(observed, loc=mean, scale=max(spread, 1e-300)))
-    if np.isfinite(closed_form) and concentration <= CONCENTRATION_BOUND:
-        half = 1.96 * closed_form
-        return Chance(
-            closed_form, mean - half, mean + half, kind, "closed form", concentration, p, mean
-        )
+    nothing = float("nan")
     if finite.size < 2:
-        nothing = float("nan")
-        return Chance(nothing, nothing, nothing, kind, "redraws", concentration, p, mean)
+        return Chance(nothing, nothing, nothing, kind, "redraws", concentration, nothing, mean=mean)
+    concentrates = not concentration > CONCENTRATION_BOUND
+    closes = np.isfinite(closed_form) and concentrates
+    sd = closed_form if closes else float(np.sqrt(np.mean((finite - mean) ** 2)))
+    p, opposed = (
+        _tail(sign * (observed - mean), sign * (finite - mean), sd if concentrates else nothing)
+        for sign in (1.0, -1.0)
+    )
+    if closes:
+        low, high = mean - 1.96 * sd, mean + 1.96 * sd
+        method = "closed form"
+    else:
+        low, high = _band(finite)
+        method = "redraws"
+    return Chance(sd, low, high, kind, method, concentration, p, p_opposed=opposed, mean=mean)
+
+
+def _tail(observed: float, draws: np.ndarray, sd: float) -> float:
+    """Return the share of draws at or above the value, continued where there is none."""
+    if not np.isfinite(observed):
+        return float("nan")
+    reached = np.count_nonzero(draws >= observed)
+    counted = (1.0 + reached) / (1.0 + draws.size)
+    if reached or not sd > 0:
+        return counted
+    return min(counted, float(stats.norm.sf(observed / sd)))
+
+
+def _band(finite: np.ndarray) -> tuple[float, float]:
+    """Return the edges of the central 95% of the draws."""
     # Of n draws, the k-th smallest has k / (n + 1) below it on average; other interpolations
     # leave too little in the band (94.0% at 200 draws).
     low, high = np.quantile(finite, [0.025, 0.975], method="weibull")
-    sd = float(np.sqrt(np.mean((finite - mean) ** 2)))
-    return Chance(sd, float(low), float(high), kind, "redraws", concentration, p, mean)
+    return float(low), float(high)
 
 
 def readings(
@@ -162,22 +180,31 @@ def adjusted_statuses(
     """
     if is_drawn:
         return ["null draw"] * len(values)
-    p = np.array([chance.p for chance in chances])
-    known = np.isfinite(p)
-    adjusted = np.full(p.shape, np.nan)
-    if known.any():
-        adjusted[known] = stats.false_discovery_control(p[known])
+    adjusted = _adjusted([chance.p for chance in chances])
+    opposed = _adjusted([chance.p_opposed for chance in chances])
     return [
-        _status(value, chance, a, is_cosine=is_cosine)
-        for value, chance, a in zip(values, chances, adjusted, strict=True)
+        _status(value, chance, above, below, is_cosine=is_cosine)
+        for value, chance, above, below in zip(values, chances, adjusted, opposed, strict=True)
     ]
 
 
-def _status(value: float, chance: Chance, adjusted_p: float, *, is_cosine: bool) -> str:
+def _adjusted(values: Sequence[float]) -> np.ndarray:
+    p = np.array(values, dtype=float)
+    known = np.isfinite(p)
+    if known.any():
+        p[known] = stats.false_discovery_control(p[known])
+    return p
+
+
+def _status(
+    value: float, chance: Chance, adjusted_p: float, opposed_p: float, *, is_cosine: bool
+) -> str:
     if not np.isfinite(value):
         return "undefined"
     if not chance.sd > 0 or (1.0 - chance.mean) / chance.sd < MINIMAL_Z:
         return "undecidable"
+    if opposed_p <= SIGNIFICANCE:
+        return "opposed"
     if not adjusted_p <= SIGNIFICANCE:
         return "at chance"
     efficiency = value**2 if is_cosine else 0.0

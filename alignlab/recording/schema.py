@@ -41,7 +41,7 @@ DIMS = (
 )
 SITES = ("entry", "preactivation")
 STATUSES_WITHOUT_VALUE = ("null draw", "undefined")
-STATUSES_AGAINST_CHANCE = ("at chance", "detectable", "useful")
+STATUSES_AGAINST_CHANCE = ("opposed", "at chance", "detectable", "useful")
 STATUSES = ("undecidable", *STATUSES_AGAINST_CHANCE, "exact", *STATUSES_WITHOUT_VALUE)
 NULL_KINDS = ("feedback_draw", "rule_draw", "output_rotation", "sample_permutation", "none")
 NULL_METHODS = ("closed form", "redraws")

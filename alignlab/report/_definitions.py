@@ -19,6 +19,7 @@ STATUSES = {
         "efficiency that the provenance names."
     ),
     "detectable": "Beyond chance, but too small to be useful: significance is not size.",
+    "opposed": "Beyond chance on the other side: the update points against the gradient.",
     "at chance": "No larger than feedback drawn anew would give.",
     "undecidable": (
         "Even a cosine of 1 would lie within 4 standard deviations of chance, so no value could "

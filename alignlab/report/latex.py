@@ -28,11 +28,12 @@ _ESCAPES = str.maketrans(
 )
 _NOTE = (
     "Cosines (standard deviation by chance). "
-    r"$^{\dagger}$ not above chance. $^{\ddagger}$ chance alone is too wide to decide. "
+    r"$^{\dagger}$ not above chance. $^{-}$ below chance. $^{\ddagger}$ chance alone is too wide to decide. "
     r"$^{\circ}$ undefined. $^{\ast}$ feedback was drawn, nothing observed."
 )
 _MARKS = {
     "at chance": r"$^{\dagger}$",
+    "opposed": r"$^{-}$",
     "undecidable": r"$^{\ddagger}$",
     "undefined": r"$^{\circ}$",
     "null draw": r"$^{\ast}$",
