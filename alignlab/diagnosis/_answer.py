@@ -25,6 +25,7 @@ from alignlab.diagnosis._validity import (
     reference,
     warnings,
 )
+from alignlab.diagnosis._weights import weights
 from alignlab.diagnosis.evidence import Answer
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def answer(ds: xr.Dataset) -> Answer:
         Warnings first; the sentences lead with loss and accuracy.
     """
     ds = last_step(ds)
-    warned, first = tuple(warnings(ds)), performance(ds)
+    warned, first = tuple(warnings(ds)), performance(ds) + weights(ds)
     if invalid_reference(ds):
         return Answer(warned[0], warned, tuple(first), (), (), ())
     found = tuple(finding for rule in rules(ds) for finding in findings(ds, rule))

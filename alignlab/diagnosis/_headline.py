@@ -44,7 +44,10 @@ def headline(
     clauses += [f"{limit.layer} limited by its {limit.verdict}" for limit in named[:MOST_LISTED]]
     bounded = [each for each in narrow if each.verdict == "limits"]
     clauses += [f"{each.layer}: {each.reason}" for each in bounded[:1]]
-    return capitalised("; ".join(dict.fromkeys(clauses))) + ("." if clauses else "")
+    if not clauses:
+        count = ds.sizes.get("layer", 0)
+        return f"Weights of {count} layers, read without model and data." if count else ""
+    return capitalised("; ".join(dict.fromkeys(clauses))) + "."
 
 
 def _performance(ds: xr.Dataset) -> list[str]:

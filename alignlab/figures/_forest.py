@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["alignment_columns", "draw_alignment", "finish"]
 
-BEYOND_CHANCE = ("useful", "detectable")
+BEYOND_CHANCE = ("useful", "detectable", "opposed")
 
 
 def alignment_columns(variable: str) -> list[str]:
@@ -68,10 +68,12 @@ def draw_alignment(axis: Axes, table: pd.DataFrame, *, lanes: Lanes, variable: s
 def finish(figure: Figure, axes: list[Axes], *, lanes: Lanes, table: pd.DataFrame) -> Figure:
     """Give all panels the range of their numbers, and explain the marks that occur."""
     columns = [name.removesuffix("_status") for name in table if name.endswith("_status")]
-    ends = [f"{name}{end}" for name in columns for end in ("", "_null_low", "_null_high")]
-    low, high = np.nanmin(table[ends].to_numpy(float)), np.nanmax(table[ends].to_numpy(float))
+    # A band may be wider than any cosine; its end is cut off, no marker ever is.
+    lows = table[[f"{name}_null_low" for name in columns]].clip(lower=-1.0).to_numpy(float)
+    highs = table[[f"{name}_null_high" for name in columns]].clip(upper=1.0).to_numpy(float)
+    seen = np.concatenate([table[columns].to_numpy(float), lows, highs, [[0.0, 1.0]]], axis=None)
     for axis in axes:
-        axis.set_xlim(min(low, 0.0) - 0.05, max(high, 1.0) + 0.05)
+        axis.set_xlim(np.nanmin(seen) - 0.05, np.nanmax(seen) + 0.05)
     status = {str(label) for name in columns for label in table[f"{name}_status"].dropna()}
     grey = _styles.GREY
     marks = [

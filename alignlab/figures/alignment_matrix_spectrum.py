@@ -45,8 +45,8 @@ def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
             low, high = (own[f"{VALUE}_{edge}"].to_numpy(float) for edge in ("low", "high"))
             axis.fill_between(place, low, high, color=color, alpha=0.18, linewidth=0)
             axis.plot(place, own[VALUE].to_numpy(float), color=color, marker=marker, markersize=3)
-        axis.set_ylim(bottom=0.0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylim(bottom=0.0)
     entries: list[Artist] = [
         _styles.entry(rule, color=color, marker=marker) for rule, (color, marker) in styles.items()
     ]

@@ -44,7 +44,7 @@ def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
         for rule, (color, marker) in styles.items():
             own = rows[rows["rule"] == rule]
             axis.plot(own["frequency"], own[RULE], color=color, marker=marker, markersize=3)
-        axis.set_ylim(bottom=0.0)
+    axes[0].set_ylim(bottom=0.0)
     entries: list[Artist] = [
         _styles.entry(rule, color=color, marker=marker) for rule, (color, marker) in styles.items()
     ]

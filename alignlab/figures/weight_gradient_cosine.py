@@ -47,7 +47,8 @@ WEIGHT_GRADIENT_COSINE = Figure(
         "Cosine between the true and the approximate weight gradient: on the same samples; "
         "between disjoint halves, where noise that the samples share drops out; and, for "
         "convolutions, position by position as if weights were not shared. Bars are 95% chance "
-        "bands: for shared kernels they are wide, and a large cosine may still be chance."
+        "bands, cut off at -1 and 1: for shared kernels they are wide, and a large cosine may "
+        "still be chance."
     ),
     needs=(COSINE, f"{COSINE}_null_low", f"{COSINE}_null_high", f"{COSINE}_status"),
     rows=_rows,

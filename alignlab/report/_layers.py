@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["Row", "gradient_rows", "signal_rows", "width_rows"]
+__all__ = ["Row", "gradient_rows", "signal_rows", "weight_rows", "width_rows"]
 
 SIGNAL, GRADIENT = "cosine_error_signal", "cosine_weight_gradient"
 DASH = "–"
@@ -111,6 +111,21 @@ def width_rows(ds: xr.Dataset) -> list[Row]:
                 "signal rank": whole(row["signal_rank"]),
             },
             status="",
+        )
+        for row in table.to_dict("records")
+    ]
+
+
+def weight_rows(ds: xr.Dataset) -> list[tuple[str, ...]]:
+    """Return size and effective dimensions of weights that were read without data."""
+    variables = ["participation_ratio_weight", "stable_rank_weight", "weight_norm"]
+    sizes = ("layer_kind", "channels", "fan_in", "n_parameters")
+    table = figures.tidy(ds, ("layer",), variables=variables, coords=sizes)
+    return [
+        (
+            *(str(row["layer"]), str(row["layer_kind"])),
+            *(whole(row[name]) for name in sizes[1:]),
+            *(short(row[name]) for name in variables),
         )
         for row in table.to_dict("records")
     ]

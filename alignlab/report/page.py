@@ -16,7 +16,14 @@ from alignlab import diagnosis, figures, plugins
 from alignlab.errors import AlignlabError, InputError
 from alignlab.recording.replacement import replacing
 from alignlab.report._definitions import STATUSES, attributes, definitions
-from alignlab.report._layers import Row, decimals, gradient_rows, signal_rows, width_rows
+from alignlab.report._layers import (
+    Row,
+    decimals,
+    gradient_rows,
+    signal_rows,
+    weight_rows,
+    width_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["render", "render_index", "save"]
 
 _NOTHING: dict[str, object] = dict.fromkeys(
-    ("signals", "gradients", "widths", "drawings", "undrawn"), ()
+    ("signals", "gradients", "widths", "weights", "drawings", "undrawn"), ()
 )
 
 
@@ -74,7 +81,9 @@ def render(ds: xr.Dataset) -> str:
     answer = diagnosis.answer(ds)
     last = ds.isel(step=-1) if "step" in ds.dims else ds
     closing = diagnosis.CLOSING
-    measured = _measured(last) if _is_valid(last) else _NOTHING
+    valid = _is_valid(last)
+    measured = _measured(last) if valid else _NOTHING
+    explained = last if valid else last[[name for name in last if not last[name].dims]]
     return _fill(
         "page.html",
         title=_title(ds),
@@ -85,7 +94,7 @@ def render(ds: xr.Dataset) -> str:
         statuses=STATUSES.items(),
         sides=_sides(answer),
         interventions=[_intervention(side) for side in _sides(answer)],
-        definitions=definitions(last),
+        definitions=definitions(explained),
         provenance=attributes(ds),
         command=str(ds.attrs.get("command", "")),
         **measured,
@@ -172,6 +181,7 @@ def _measured(ds: xr.Dataset) -> dict[str, object]:
         "signals": signal_rows(ds),
         "gradients": gradient_rows(ds),
         "widths": width_rows(ds),
+        "weights": weight_rows(ds),
         "drawings": drawings,
         "undrawn": undrawn,
     }

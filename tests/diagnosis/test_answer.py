@@ -182,8 +182,18 @@ def test_weights_without_data_are_told_by_their_match_with_the_feedback() -> Non
     keep = [name for name in ds if str(name).startswith(("cosine_weight_feedback", "feedback_o"))]
     weights = ds[keep].assign_attrs(ds.attrs | {"recording_kind": "weights"})
     said = answer(weights).paragraph
-    assert "the match of weights and feedback is" in said[0]
+    assert any("the match of weights and feedback is" in sentence for sentence in said)
     assert said[-1].endswith("and this file holds no loss to read beside it.")
+
+
+def test_weights_without_feedback_say_what_is_missing() -> None:
+    sizes = {"layer": ["fc", "head"], "channels": ("layer", [4, 10]), "fan_in": ("layer", [64, 4])}
+    dimensions = (("layer",), [3.9, 2.25])
+    attrs = {"recording_kind": "weights"}
+    said = answer(xr.Dataset({"participation_ratio_weight": dimensions}, coords=sizes, attrs=attrs))
+    assert said.headline == "Weights of 2 layers, read without model and data."
+    assert said.paragraph[0].endswith("3.90 at fc (4 x 64); 2.25 at head (10 x 4).")
+    assert "--model and --data" in said.paragraph[-1]
 
 
 def test_a_recording_of_several_steps_is_read_at_its_last() -> None:

@@ -22,7 +22,7 @@ R20 = (
     "a.very.long.name.of.a.projection.shortcut",
     "linear",
 )
-RULES = ("dfa", "fa", "usf", "dfa(distribution='uniform', scale=0.1)", "brsf", "kp", "frsf")
+RULES = ("dfa", "fa", "usf", "dfa(distribution='uniform', scale=0.1)", "brsf")
 VARIANTS = {
     "convolutions": make_recording(),
     "drawn": make_recording(drawn=True),
@@ -193,6 +193,16 @@ def test_true_signals_are_drawn_where_no_rule_has_one() -> None:
     for name in ("effective-rank", "spatial-spectrum"):
         labels = figures.load(name).draw(ds).legends[0].get_texts()
         assert not {"dfa", "fa"} & {text.get_text() for text in labels}
+
+
+def test_a_band_wider_than_any_cosine_is_cut_off_and_no_marker_is() -> None:
+    ds = make_recording(conv=False)
+    name = "cosine_weight_gradient_debiased"
+    ds[f"{name}_null_low"].loc[{"layer": "fc1"}] = -40.0
+    ds[name].loc[{"layer": "fc2"}] = -1.7
+    low, high = figures.load("weight-gradient-cosine").draw(ds).axes[0].get_xlim()
+    assert -2 < low < -1.7
+    assert 1 < high < 2
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
