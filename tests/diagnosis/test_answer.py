@@ -51,7 +51,7 @@ def test_a_cosine_is_quoted_with_its_chance_band_p_and_status() -> None:
     assert said.index("useful in") < said.index("fc1:")
 
 
-@pytest.mark.parametrize("status", ["useful", "detectable", "at chance", "undecidable"])
+@pytest.mark.parametrize("status", ["useful", "detectable", "opposed", "at chance", "undecidable"])
 def test_a_layer_is_grouped_under_its_status(status: str) -> None:
     ds = believable(conv=False, rules=("dfa",))
     for layer in ds["layer"].values:
