@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import at_entries
+from alignlab.diagnostics._local import by_channel, gains
 from alignlab.engine.direct import project
 from alignlab.kernels.attainable import Attainable
-from alignlab.kernels.convolution import design
+from alignlab.kernels.convolution import CONVOLUTIONS, design, has_even_padding
 from alignlab.kernels.cosines import cosine
 from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule
@@ -25,6 +26,7 @@ __all__ = ["AttainableCosine"]
 _DIMS = ("rule", "layer", "site")
 _DRAWS = 32
 _SAME = 1e-3
+_NOISE = 0.02
 
 
 class AttainableCosine(SnapshotDiagnostic):
@@ -94,18 +96,27 @@ def _of_rule(
         if not np.isfinite(values).all():
             continue
         low, median, high = np.quantile(values, [0.025, 0.5, 0.975])
+        observed = _observed(snapshot, layer, measured, site)
+        if observed > median + _NOISE:
+            continue
         yield Reading("attainable_cosine", median, site=site, **place)
         if measured.is_drawn:
             yield Reading("attainable_cosine_low", low, site=site, **place)
             yield Reading("attainable_cosine_high", high, site=site, **place)
             continue
-        true = snapshot.view(layer, snapshot.true).site(site)
-        signal = snapshot.view(layer, snapshot.passes[measured.label]).site(site)
-        assert true is not None
-        assert signal is not None
-        if median > 0:
-            share = cosine(true.flatten(), signal.flatten()) / median
-            yield Reading("attainable_share", share, site=site, **place)
+        if observed <= median and median > 0:
+            yield Reading("attainable_share", observed / median, site=site, **place)
+
+
+def _observed(snapshot: Snapshot, layer: Layer, measured: MeasuredRule, site: str) -> float:
+    """Return the flattened cosine; minus infinity for drawn feedback, which shows nothing."""
+    if measured.is_drawn:
+        return -float("inf")
+    true = snapshot.view(layer, snapshot.true).site(site)
+    signal = snapshot.view(layer, snapshot.passes[measured.label]).site(site)
+    assert true is not None
+    assert signal is not None
+    return float(cosine(true.flatten(), signal.flatten()))
 
 
 def _target(snapshot: Snapshot, layer: Layer, measured: MeasuredRule) -> Tensor:
@@ -113,13 +124,7 @@ def _target(snapshot: Snapshot, layer: Layer, measured: MeasuredRule) -> Tensor:
     feedback = at_entries(snapshot, measured.feedback)[layer.name]
     n_samples = snapshot.error.shape[0]
     signal = project(snapshot.error, feedback, (n_samples, *layer.entry_shape))
-    return _by_channel(signal, layer)
-
-
-def _by_channel(signal: Tensor, layer: Layer) -> Tensor:
-    if len(layer.entry_shape) == 1:
-        return signal.unsqueeze(2)
-    return signal.flatten(2)
+    return by_channel(signal, layer)
 
 
 def _fits(snapshot: Snapshot, layer: Layer, *, entry: Attainable | None) -> dict[str, Attainable]:
@@ -128,9 +133,12 @@ def _fits(snapshot: Snapshot, layer: Layer, *, entry: Attainable | None) -> dict
         return {}
     fold = snapshot.fold.to(features.device)
     result = {ENTRY: entry if entry is not None else Attainable(features, fold)}
-    gains = _gains(snapshot, layer)
-    if gains is not None and Attainable.is_affordable(features.shape[1], gains.shape[1]):
-        result[PREACTIVATION] = Attainable(features, fold, gains=gains)
+    local = gains(snapshot, layer)
+    if local is None:
+        return result
+    weights = by_channel(local, layer)
+    if Attainable.is_affordable(features.shape[1], weights.shape[1]):
+        result[PREACTIVATION] = Attainable(features, fold, gains=weights)
     return result
 
 
@@ -143,7 +151,8 @@ def _features(snapshot: Snapshot, layer: Layer) -> Tensor | None:
         module = capture.module_of(consumer)
         plain = isinstance(module, nn.Linear) and len(layer.entry_shape) == 1
         zeros = getattr(module, "padding_mode", "") == "zeros"
-        if not plain and not (zeros and getattr(module, "groups", 0) == 1):
+        even = plain or (isinstance(module, CONVOLUTIONS) and has_even_padding(module))
+        if not plain and not (zeros and even and getattr(module, "groups", 0) == 1):
             return None
         signal = snapshot.true.preactivation[consumer.name]
         parts.append(design(module, signal, shape))
@@ -153,17 +162,3 @@ def _features(snapshot: Snapshot, layer: Layer) -> Tensor | None:
     if not bool((rebuilt - true).norm() <= _SAME * true.norm()):
         return None
     return torch.cat(parts, 1)
-
-
-def _gains(snapshot: Snapshot, layer: Layer) -> Tensor | None:
-    """Return the diagonal of V^T V by channel and place, or None where it is not diagonal."""
-    capture = snapshot.capture
-    shape = (snapshot.error.shape[0], *layer.entry_shape)
-    ones = torch.ones(shape, dtype=snapshot.error.dtype, device=snapshot.error.device)
-    stream = torch.Generator().manual_seed(0)
-    noise = torch.randn(shape, generator=stream).to(ones)
-    diagonal = capture.to_entry(layer, capture.to_preactivation(layer, ones))
-    image = capture.to_entry(layer, capture.to_preactivation(layer, noise))
-    if not bool((image - diagonal * noise).norm() <= _SAME * image.norm()):
-        return None
-    return _by_channel(diagonal.clamp_min(0.0), layer)

@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from alignlab.errors import MeasurementError
+from alignlab.kernels.layers import linear_part
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,6 +27,7 @@ MEASURED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 OPAQUE = (
     nn.MultiheadAttention,
     nn.RNNBase,
+    nn.RNNCellBase,
     nn.Bilinear,
     nn.ConvTranspose1d,
     nn.ConvTranspose2d,
@@ -156,6 +158,7 @@ class Attachment:
                 return None
             _, x, edge, before = self._open.pop()
             self._swap.caller = self._open[-1][0] if self._open else ""
+            _require_own_map(name, module, x, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
@@ -177,6 +180,30 @@ class Attachment:
             return fixed
 
         return hook
+
+
+def _require_own_map(name: str, module: nn.Module, x: Tensor, output: Any) -> None:
+    """Refuse a subclass that does something else with its weight than its base class does."""
+    plain = type(module) in MEASURED or isinstance(
+        module, nn.modules.linear.NonDynamicallyQuantizableLinear
+    )
+    if plain and "forward" not in vars(module):
+        return
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        expected = linear_part(module, x, weight)
+        if isinstance(module.bias, Tensor):
+            axes = (1,) * (weight.dim() - 2)
+            expected = expected + module.bias.reshape(-1, *axes)
+    same = isinstance(output, Tensor) and output.shape == expected.shape
+    if not same or not torch.allclose(output, expected, rtol=1e-4, atol=1e-5):
+        msg = (
+            f"The module {name!r} ({type(module).__name__}) does not apply its weight as "
+            "its base class does, so its backward weight is not known; give an equal model of "
+            "plain modules (--plain-model SPEC)."
+        )
+        raise MeasurementError(msg)
 
 
 def _is_recomputation() -> bool:

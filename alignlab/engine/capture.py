@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from alignlab.engine.attach import Attachment, measured_modules
 from alignlab.engine.direct import inject
-from alignlab.engine.graph import cut, refuse_custom_backwards
+from alignlab.engine.graph import cut, refuse_custom_backwards, refuse_other_weights
 from alignlab.engine.layout import Layout, parameter
+from alignlab.engine.parameters import parameter_gradients
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
@@ -85,8 +86,10 @@ class Capture:
         self.state: Final = State.of(model)
         attachment = Attachment(model, self._swap)
         try:
-            with _eager(model), torch.enable_grad(), attachment, self._swap.recording():
-                self.output = model(x)
+            with _eager(model), torch.enable_grad():
+                with attachment, self._swap.recording():
+                    self.output = model(x)
+                # A penalty on weights in the loss keeps the weights themselves.
                 self.loss = loss_function(self.output, y)
         finally:
             if not keep_state:
@@ -94,6 +97,7 @@ class Capture:
         self.without_gradient = tuple(attachment.without_gradient)
         self._check_loss()
         refuse_custom_backwards(self.loss.grad_fn)
+        refuse_other_weights(self.loss.grad_fn, model, self._weights)
         self.layout = Layout(attachment.calls, self.loss)
         self.layers = self.layout.layers
 
@@ -204,8 +208,15 @@ class Capture:
         found = inject(
             self.layout, feedback, error=error, granularity=granularity, leaves=parameters
         )
-        gradients = (
-            self._parameter_gradients(found.preactivation, found.leaves) if parameters else {}
+        if not parameters:
+            return BackwardPass(found.entry, found.preactivation, {})
+        gradients = parameter_gradients(
+            self.layout,
+            self.model,
+            self.loss,
+            preactivation=found.preactivation,
+            between=found.leaves,
+            weight_gradient=self.weight_gradient,
         )
         return BackwardPass(found.entry, found.preactivation, gradients)
 
@@ -272,23 +283,6 @@ class Capture:
         found = iter(gradients)
         pair = [next(found) if p is not None and p.requires_grad else None for p in wanted]
         return pair[0], pair[1]
-
-    def _parameter_gradients(
-        self, preactivation: Mapping[str, Tensor], leaves: Mapping[int, Tensor]
-    ) -> dict[str, Tensor]:
-        total = dict(leaves)
-        for layer in self.layers:
-            module = self.module_of(layer)
-            found = self.weight_gradient(layer, preactivation[layer.name])
-            for key, gradient in zip(("weight", "bias"), found, strict=True):
-                if gradient is not None:
-                    identity = id(getattr(module, key))
-                    total[identity] = total.get(identity, 0) + gradient
-        return {
-            name: total[id(p)] if id(p) in total else torch.zeros_like(p)
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
-        }
 
     def evaluate(self, parameters: Mapping[str, Tensor], *, precision: torch.dtype) -> Tensor:
         """Return the loss with other parameters, on the same batch with the same randomness.

@@ -79,6 +79,14 @@ class Layout:
             and call.input_edge.output_nr == edge.output_nr
         ]
 
+    def is_bypassed(self, layer: Layer) -> bool:
+        """Return whether the error also reaches a layer on a path around its entry."""
+        call = self.call(layer)
+        entry = self.entry_edge(self.segment_of(layer)).node
+        if entry is call.output_edge.node:
+            return False
+        return reaches(self._start, call.output_edge.node, {entry})
+
     def groups(self, granularity: str) -> list[Segment]:
         """Return the stretches below which direct feedback is injected.
 

@@ -12,8 +12,10 @@ from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import linear_part, tap_counts
 
 __all__ = [
+    "CONVOLUTIONS",
     "coherence",
     "design",
+    "has_even_padding",
     "position_gradients",
     "radial_power",
     "spatial_mean_share",
@@ -21,8 +23,9 @@ __all__ = [
 ]
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-RADIAL_EDGES = torch.linspace(0.0, 0.9, 19)
+RADIAL_EDGES = torch.linspace(0.0, 0.9, 19, dtype=torch.float64)
 """Upper edges of the bands of spatial frequency, cycles per position; the first is the mean."""
 
 _TRANSPOSED = {
@@ -110,7 +113,7 @@ def radial_power(signal: Tensor) -> Tensor:
         *(torch.fft.fftfreq(maps.shape[axis], dtype=torch.float64) for axis in axes), indexing="ij"
     )
     radius = torch.stack([grid.square() for grid in grids]).sum(0).sqrt()
-    band = torch.bucketize(radius.flatten() - 1e-9, RADIAL_EDGES.double())
+    band = torch.bucketize(radius.flatten() - 1e-9, RADIAL_EDGES)
     shares = torch.zeros(len(RADIAL_EDGES), dtype=torch.float64)
     shares.index_add_(0, band.clamp_max(len(RADIAL_EDGES) - 1), power.flatten())
     return shares / shares.sum()
@@ -147,7 +150,7 @@ def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
     """Return the signals from which every weight of a layer builds the gradient at its input.
 
     Args:
-        module: Linear, or convolution with zero padding and one group.
+        module: Linear, or convolution with one group and zero padding, as much before as after.
         signal: dL/da at the layer, shape ``(n_samples, ...)``.
         shape: Shape of the input with its samples.
 
@@ -188,6 +191,12 @@ def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
         dilation=module.dilation,
     )
     return result.flatten(2)
+
+
+def has_even_padding(module: Convolution) -> bool:
+    """Whether the convolution pads by as much before as after."""
+    spans = zip(module.dilation, module.kernel_size, strict=True)
+    return module.padding != "same" or all(d * (k - 1) % 2 == 0 for d, k in spans)
 
 
 def _paddings(module: Convolution) -> list[int]:

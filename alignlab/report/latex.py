@@ -28,7 +28,8 @@ _ESCAPES = str.maketrans(
 )
 _NOTE = (
     "Cosines (standard deviation by chance). "
-    r"$^{\dagger}$ not above chance. $^{-}$ below chance. $^{\ddagger}$ chance alone is too wide to decide. "
+    r"$^{\dagger}$ not above chance. $^{-}$ below chance. "
+    r"$^{\ddagger}$ chance alone is too wide to decide. "
     r"$^{\circ}$ undefined. $^{\ast}$ feedback was drawn, nothing observed."
 )
 _MARKS = {

@@ -1,0 +1,102 @@
+"""Gradients of all parameters under injected errors, those outside every layer included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alignlab.engine.graph import cut, leaves_between
+from alignlab.engine.layout import Layout
+from alignlab.sites import Layer
+
+__all__ = ["parameter_gradients"]
+
+WeightGradient = Callable[[Layer, Tensor], tuple[Tensor | None, Tensor | None]]
+
+
+def parameter_gradients(
+    layout: Layout,
+    model: nn.Module,
+    loss: Tensor,
+    *,
+    preactivation: Mapping[str, Tensor],
+    between: Mapping[int, Tensor],
+    weight_gradient: WeightGradient,
+) -> dict[str, Tensor]:
+    """Return what a rule does to every parameter.
+
+    Weights and biases of layers follow from the signals at their pre-activations, and so do
+    parameters below the first layers. What acts on the loss without passing a layer (above the
+    output layer, or in a penalty on weights) has its exact gradient, as the output layer has.
+
+    Args:
+        layout: Layers and entries of a captured forward pass.
+        model: The model.
+        loss: The loss on the graph.
+        preactivation: dL/da by layer name under the rule.
+        between: Gradients of parameters between entries and pre-activations, by identity.
+        weight_gradient: Returns the gradients of a layer's weight and bias.
+
+    Returns:
+        Gradient by parameter name; zero for parameters that nothing reaches.
+    """
+    total = dict(between)
+    for layer in layout.layers:
+        module = layout.call(layer).module
+        found = weight_gradient(layer, preactivation[layer.name])
+        for key, gradient in zip(("weight", "bias"), found, strict=True):
+            if gradient is not None:
+                _add(total, getattr(module, key), gradient)
+    _add_above(total, layout, loss)
+    _add_below(total, layout, preactivation)
+    return {
+        name: total[id(p)] if id(p) in total else torch.zeros_like(p)
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def _add_above(total: dict[int, Tensor], layout: Layout, loss: Tensor) -> None:
+    nodes = {call.output_edge.node for call in layout.calls}
+    leaves = _wanted(loss.grad_fn, nodes)
+    if not leaves:
+        return
+    with cut(nodes):
+        found = torch.autograd.grad(loss, leaves, retain_graph=True, allow_unused=True)
+    for leaf, gradient in zip(leaves, found, strict=True):
+        if gradient is not None:
+            _add(total, leaf, gradient)
+
+
+def _add_below(total: dict[int, Tensor], layout: Layout, signals: Mapping[str, Tensor]) -> None:
+    entries = {layout.entry_edge(segment).node for segment in layout.segments}
+    nodes = {call.output_edge.node for call in layout.calls}
+    for layer in layout.layers:
+        call = layout.call(layer)
+        if call.input_edge is None or call.input_edge.node in entries:
+            continue
+        leaves = _wanted(call.input_edge.node, nodes | entries)
+        if not leaves:
+            continue
+        with cut((nodes | entries) - {call.output_edge.node}):
+            found = torch.autograd.grad(
+                call.output_edge,
+                leaves,
+                grad_outputs=(signals[layer.name],),
+                retain_graph=True,
+                allow_unused=True,
+            )
+        for leaf, gradient in zip(leaves, found, strict=True):
+            if gradient is not None:
+                _add(total, leaf, gradient)
+
+
+def _wanted(start: Any, stops: set[Any]) -> list[Tensor]:
+    return [leaf for leaf in leaves_between(start, stops) if leaf.requires_grad]
+
+
+def _add(total: dict[int, Tensor], leaf: Tensor, gradient: Tensor) -> None:
+    total[id(leaf)] = total.get(id(leaf), 0) + gradient
