@@ -72,6 +72,8 @@ def explained_held_out(
     Returns:
         Dimensionless, at most 1, scalar; NaN where the targets are zero or a half is empty.
     """
+    if fold.all() or not fold.any():
+        return torch.tensor(float("nan"), dtype=torch.float64)
     pairs = ((fold, ~fold), (~fold, fold))
     return torch.stack([_explained(features, targets, gains, *pair) for pair in pairs]).mean()
 
