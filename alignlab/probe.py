@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
 import torch
+from torch import Tensor
 
 from alignlab.diagnostics._alignments import alignments
 from alignlab.diagnostics._base import (
@@ -61,6 +62,8 @@ class Probe:
 
     Attributes:
         tensors: Raw tensors of the last measurement by layer, where they were asked for.
+        output: What the model returned then, detached; None where it is not one tensor.
+        loss: The loss then.
 
     Example:
         >>> from alignlab.rules import DFA
@@ -100,6 +103,8 @@ class Probe:
         self._save = tuple(save)
         self._progress = progress
         self.tensors: dict[str, xr.Dataset] = {}
+        self.output: Tensor | None = None
+        self.loss = float("nan")
 
     def __enter__(self) -> Probe:
         """Return the probe."""
@@ -124,6 +129,9 @@ class Probe:
         diagnostics = [_diagnostic(name) for name in self._names]
         capture = Capture(self._model, self._loss_function, x, y)
         try:
+            output = capture.output
+            self.output = output.detach() if isinstance(output, Tensor) else None
+            self.loss = float(capture.loss)
             snapshot = self._snapshot(capture, x, y)
             found = list(_measured(snapshot, diagnostics))
             self.tensors = raw_tensors(snapshot, self._save)
@@ -203,6 +211,7 @@ def _recording(
             "mode": "train" if model.training else "eval",
             "device": str(snapshot.error.device),
             "dtype": str(snapshot.error.dtype).removeprefix("torch."),
+            "layers_without_gradient": ", ".join(snapshot.capture.without_gradient),
             "n_samples": snapshot.capture.n_samples,
             "n_errors": snapshot.capture.n_errors,
             "seed": snapshot.seed,

@@ -221,10 +221,19 @@ class Snapshot:
         """Return the sites that a layer has: both, or the pre-activation of the output."""
         return SITES[1:] if layer.is_output else SITES
 
+    def chance_kind(self, measured: MeasuredRule) -> str:
+        """Return what is drawn for a rule's chance level, one of ``schema.NULL_KINDS``."""
+        rule = measured.rule
+        if rule.has_random_feedback:
+            return "feedback_draw"
+        assert isinstance(rule, ReplacedWeightRule)
+        drawn = rule.by_chance(self.capture.module_weights(), seed=0)
+        return "output_rotation" if drawn is None else "rule_draw"
+
     def redrawn(self, measured: MeasuredRule, count: int) -> Iterator[MeasuredRule]:
         """Yield the rule with fresh feedback, ``count`` times, from streams of their own."""
         for number in range(count):
-            feedback = fresh_feedback(
+            feedback = chance_feedback(
                 self.capture, measured.rule, seed=-1 - number - 1_000_003 * self.seed
             )
             yield MeasuredRule(measured.rule, feedback, "drawn", measured.label)
@@ -254,6 +263,21 @@ def fresh_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, T
         return rule.draw(layers, capture.n_errors, seed=seed)
     assert isinstance(rule, ReplacedWeightRule)
     return rule.backward_weights(capture.module_weights(), seed=seed)
+
+
+def chance_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, Tensor]:
+    """Draw what a rule's feedback is by chance; for random feedback another draw of it.
+
+    Args:
+        capture: The captured forward pass.
+        rule: A rule whose ``chance_kind`` is a draw.
+        seed: Seed of the draw.
+    """
+    if isinstance(rule, ReplacedWeightRule):
+        drawn = rule.by_chance(capture.module_weights(), seed=seed)
+        assert drawn is not None
+        return drawn
+    return fresh_feedback(capture, rule, seed=seed)
 
 
 def run_rule(

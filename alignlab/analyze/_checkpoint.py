@@ -150,8 +150,8 @@ def analyze_checkpoint(path: str | Path, **options: Any) -> Analysis:
     loaded = _loaded(checkpoint, batch.x, chose)
     network = _on_device(loaded.model, chose)
     x, y = batch.x.to(chose.device), batch.y.to(chose.device)
-    output = _output(network, x)
-    loss_function.check(output, y)
+    loss_function.check(_output(network, x), y)
+    network.train(chose.mode == "train")
     measured = _measured(loaded, network, loss_function, (x, y), rules=rules, replay=chose.replay)
     probe = Probe(
         network,
@@ -163,13 +163,16 @@ def analyze_checkpoint(path: str | Path, **options: Any) -> Analysis:
         save=chose.save,
         progress=chose.progress,
     )
-    recording = probe.measure(x, y)
+    with torch.random.fork_rng():
+        torch.manual_seed(chose.seed)
+        recording = probe.measure(x, y)
     notes = (*loaded.notes, *(f"{rule.label}: feedback {rule.origin}." for rule in measured))
     recording.attrs.update(provenance(checkpoint, command=chose.command, kind="checkpoint"))
     recording.attrs.update(_described(chose, network, batch, notes=notes))
     recording.attrs["reduction"] = loss_function.reduction
-    result = loss_function(output, y)
-    return Analysis(with_scores(recording, scores(output, result, batch)), probe.tensors)
+    assert probe.output is not None
+    found = scores(probe.output, probe.loss, batch)
+    return Analysis(with_scores(recording, found), probe.tensors)
 
 
 def _batch(chose: Options) -> Samples:
@@ -189,7 +192,7 @@ def _batch(chose: Options) -> Samples:
 
 def _on_device(model: nn.Module, chose: Options) -> nn.Module:
     try:
-        return model.to(chose.device).train(chose.mode == "train")
+        return model.to(chose.device).eval()
     except (RuntimeError, AssertionError) as error:
         text = " ".join(str(error).split())
         message = f"Cannot measure on --device {chose.device}: {text}"

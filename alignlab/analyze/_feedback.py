@@ -17,8 +17,11 @@ from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule, Rule
 from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, fresh_feedback
+from alignlab.specs import parse_rule
 
 __all__ = ["measured_rule", "trained_rule"]
+
+_STRUCTURAL = ("structure", "shared", "granularity")
 
 
 def trained_rule(checkpoint: Checkpoint) -> str:
@@ -52,8 +55,9 @@ def measured_rule(
     Raises:
         CheckpointError: Feedback that does not fit the model, or a seed that does not give the
             feedback that the file proves.
-        InputError: Feedback for some layers only.
+        InputError: Feedback for some layers only, or a rule that contradicts the file.
     """
+    rule = _reconciled(rule, checkpoint)
     if not rule.has_random_feedback:
         feedback = fresh_feedback(capture, rule, seed=0)
         return MeasuredRule(rule, feedback, "derived from weights")
@@ -64,11 +68,33 @@ def measured_rule(
         if replay is not None:
             drawn = fresh_feedback(capture, rule, seed=replay)
             _require_same(digest(found), digest(drawn), replay)
-        return MeasuredRule(_as_stored(rule, stored), found, "checkpoint")
+        return MeasuredRule(_as_stored(rule, found), found, "checkpoint")
     if replay is not None and _metadata(checkpoint).get("rule", rule.name) == rule.name:
         return _replayed(rule, checkpoint, capture, replay)
     seed = int(getattr(rule, "seed", 0))
     return MeasuredRule(rule, fresh_feedback(capture, rule, seed=seed), "drawn")
+
+
+def _reconciled(rule: Rule, checkpoint: Checkpoint) -> Rule:
+    """Return the rule with the options of the training, where the file tells them.
+
+    What is drawn by chance must have the structure of the feedback that it is compared with.
+    """
+    told = _metadata(checkpoint).get("rule_spec")
+    if not isinstance(told, str) or told.partition("(")[0].strip() != rule.name:
+        return rule
+    trained = parse_rule(told)
+    if rule.label == rule.name:
+        return trained
+    for option in _STRUCTURAL:
+        asked, kept = getattr(rule, option, None), getattr(trained, option, None)
+        if asked != kept:
+            message = (
+                f"The rule {rule.label} contradicts the checkpoint, which was trained by "
+                f"{trained.label} ({option}={kept}); leave the option out."
+            )
+            raise InputError(message)
+    return rule
 
 
 def _replayed(rule: Rule, checkpoint: Checkpoint, capture: Capture, replay: int) -> MeasuredRule:
@@ -94,16 +120,24 @@ def _metadata(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return ours if isinstance(ours, Mapping) else {}
 
 
-def _as_stored(rule: Rule, stored: Sequence[StoredFeedback]) -> Rule:
+def _as_stored(rule: Rule, feedback: Mapping[str, Tensor]) -> Rule:
     """Return the rule whose redraws have the structure of the stored feedback.
 
-    A kernel that is spread over all positions gives feedback that is nearly the same at
-    every position, so it is drawn again with one value per channel.
+    Feedback that is the same at every position, or the spread of one kernel over them all, is
+    drawn again with one value per channel.
     """
-    spread = any(entry.at == "input" and entry.tensor.dim() > 2 for entry in stored)
-    if spread and hasattr(rule, "structure") and rule.name == "dfa":
+    if rule.name != "dfa" or not hasattr(rule, "structure"):
+        return rule
+    maps = [tensor for tensor in feedback.values() if tensor.dim() > 2]
+    if maps and all(_is_nearly_constant(tensor) for tensor in maps):
         return replace(rule, structure="channel")  # type: ignore[type-var]
     return rule
+
+
+def _is_nearly_constant(maps: Tensor) -> bool:
+    """Whether most of the energy of ``(n_errors, channels, ...)`` is the mean over positions."""
+    flat = maps.double().flatten(2)
+    return bool(flat.mean(2).square().sum() * flat.shape[2] >= 0.5 * flat.square().sum())
 
 
 def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> dict[str, Tensor]:
@@ -117,6 +151,7 @@ def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> d
         if entry is not None:
             found[layer.name] = _shaped(entry, layer, capture)
         elif at_input is not None:
+            _require_no_shortcut(at_input, layer, capture)
             found[layer.name] = _at_input(at_input, layer, layers[layer.consumer], capture)
         else:
             missing.append(layer.name)
@@ -128,6 +163,19 @@ def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> d
         )
         raise InputError(message)
     return found
+
+
+def _require_no_shortcut(entry: StoredFeedback, layer: Layer, capture: Capture) -> None:
+    """Refuse feedback that its own package adds up over every consumer behind an entry."""
+    layout = capture.layout
+    if layout.is_bypassed(layer) or len(layout.consumers_of(layer)) > 1:
+        message = (
+            f"The feedback {entry.key} lies on a network with shortcuts: at {layer.name} the "
+            "training added the feedback of all later blocks, which is no DFA. Measure what it "
+            "did to the weights, or name feedback of its own with --feedback "
+            f"{layer.name}@entry=KEY."
+        )
+        raise InputError(message)
 
 
 def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Tensor:

@@ -42,12 +42,12 @@ SCORES = (
 )
 
 
-def scores(output: Tensor, loss: Tensor, samples: Samples) -> dict[str, float]:
+def scores(output: Tensor, loss: float, samples: Samples) -> dict[str, float]:
     """Return loss, accuracy and the accuracy of always naming the largest class.
 
     Args:
         output: The model's output, shape ``(N, C)``.
-        loss: Scalar.
+        loss: Of these samples.
         samples: What it was computed on.
 
     Returns:
@@ -55,10 +55,10 @@ def scores(output: Tensor, loss: Tensor, samples: Samples) -> dict[str, float]:
     """
     nan = float("nan")
     if samples.n_classes is None or output.dim() != 2 or output.shape[1] < 2:
-        return {"loss": float(loss), "accuracy": nan, "accuracy_chance": nan}
+        return {"loss": loss, "accuracy": nan, "accuracy_chance": nan}
     right = (output.argmax(1).cpu() == samples.y.cpu()).double().mean()
     largest = max(samples.class_counts) / len(samples.y)
-    return {"loss": float(loss), "accuracy": float(right), "accuracy_chance": largest}
+    return {"loss": loss, "accuracy": float(right), "accuracy_chance": largest}
 
 
 def parameter_hash(model: nn.Module) -> str:

@@ -13,7 +13,6 @@ from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Rea
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
-from alignlab.rules._base import DirectRule
 from alignlab.rules.dfa import DFA
 from alignlab.snapshot import LayerView, MeasuredRule, Snapshot
 
@@ -86,7 +85,7 @@ class _Null:
 
     def _views(self, count: int) -> Iterator[list[LayerView]]:
         snapshot = self._snapshot
-        if self._measured.rule.has_random_feedback:
+        if snapshot.chance_kind(self._measured) != "output_rotation":
             for redrawn in snapshot.redrawn(self._measured, count):
                 backward = snapshot.run(redrawn)
                 yield [snapshot.view(layer, backward) for layer in snapshot.hidden]
@@ -150,7 +149,7 @@ def _placed(
 ) -> Iterator[Reading]:
     means = {variable.name: variable.null_mean for variable in diagnostic.variables}
     exact = snapshot.capture.layers[-1]
-    kind = "feedback_draw" if measured.rule.has_random_feedback else "output_rotation"
+    kind = snapshot.chance_kind(measured)
     by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
     for layer in snapshot.hidden:
         closed = _closed_forms(diagnostic, snapshot, measured, true[layer.name], draws[layer.name])
@@ -219,18 +218,10 @@ def _closed_forms(
     if rule.granularity != "micro" or rule.structure != "dense":
         return {}
     energies = {key: torch.stack([d[key].energy for d in draws]).mean(0) for key in draws[0]}
-    (one,) = snapshot.redrawn(measured, 1)
-    owner = _injection(snapshot, rule, true.layer)
-    sigma = float(wide(one.feedback[owner]).square().mean().sqrt())
+    sigma = rule.entry_sd(true.layer, snapshot.capture.n_errors)
     error = wide(snapshot.error)
     result = {}
     for key, adjoint in diagnostic.adjoints(true, energies).items():
         rows = wide(adjoint.reshape(adjoint.shape[0], -1))
         result[key] = sigma * float((rows.T @ error.to(rows.device)).norm())
     return result
-
-
-def _injection(snapshot: Snapshot, rule: DirectRule, layer: Layer) -> str:
-    """Return the layer under whose name the feedback of a layer's entry is drawn."""
-    owners = snapshot.capture.injection_layers(rule.granularity)
-    return next(o.name for o in owners if o.consumer == layer.consumer)

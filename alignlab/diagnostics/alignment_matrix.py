@@ -28,7 +28,8 @@ __all__ = ["AlignmentMatrix"]
 
 _DIMS = ("rule", "layer")
 _SOURCE = (
-    "Refinetti et al. 2021 (alignment matrices); restricted to the error space: our derivation"
+    "reconstruction after Refinetti et al. 2021, of the weights and not of their change; "
+    "restricted to the error space: our derivation"
 )
 
 
@@ -128,7 +129,7 @@ class _Matrix:
 
 
 def _of_rule(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
-    basis = error_space(snapshot.error)
+    basis = error_space(snapshot.exact_error)
     if not basis.shape[1]:
         return
     observed = _matrices(snapshot, measured.feedback, basis)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
+from alignlab.diagnostics._feedback import at_entries
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.ranks import (
     energies,
@@ -17,7 +18,8 @@ from alignlab.kernels.ranks import (
     participation_ratio,
     stable_rank,
 )
-from alignlab.snapshot import LayerView, Snapshot
+from alignlab.rules._base import DirectRule
+from alignlab.snapshot import LayerView, MeasuredRule, Snapshot
 
 __all__ = ["EffectiveRank"]
 
@@ -75,7 +77,7 @@ class EffectiveRank(SnapshotDiagnostic):
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
         """Yield the effective dimensions of everything that is at hand."""
-        error = snapshot.error
+        error = snapshot.exact_error
         yield Reading("error_rank", numerical_rank(error))
         yield from _of("error", error)
         for layer in snapshot.layers:
@@ -99,9 +101,17 @@ class EffectiveRank(SnapshotDiagnostic):
                 view = snapshot.view(layer, snapshot.passes[measured.label])
                 place = {"rule": measured.label, "layer": layer.name}
                 yield from _of_view("signal", "weight_gradient", view, **place)
-                entry = view.site("entry")
-                assert entry is not None
-                yield Reading("signal_rank", numerical_rank(entry), **place)
+                yield Reading("signal_rank", _signal_rank(snapshot, measured, view), **place)
+
+
+def _signal_rank(snapshot: Snapshot, measured: MeasuredRule, view: LayerView) -> Tensor:
+    """Return the rank of the entry signal, of direct rules formed again in float64."""
+    entry = view.site("entry")
+    assert entry is not None
+    feedback = at_entries(snapshot, measured.feedback).get(view.layer.name)
+    if isinstance(measured.rule, DirectRule) and feedback is not None:
+        entry = snapshot.exact_error @ wide(feedback).reshape(feedback.shape[0], -1)
+    return numerical_rank(entry)
 
 
 def _of_view(signal: str, gradient: str, view: LayerView, **place: str) -> Iterator[Reading]:

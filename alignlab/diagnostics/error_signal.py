@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
-from alignlab.kernels.cosines import angle, cosine, wide
+from alignlab.kernels.cosines import angle, cosine, is_rounding, wide
 from alignlab.sites import ENTRY, SITES
 from alignlab.snapshot import LayerView, Reference
 
@@ -150,13 +150,15 @@ def _compared(true: Reference, signal: Tensor) -> dict[str, Comparison]:
     undefined = (~defined).sum()
     flat = torch.dot(true.norms, products) / (true.norms.norm() * energies.sum().sqrt())
     mean = rows.mean(0)
+    # A mean that cancels to rounding, as before normalisation over the batch, has no direction.
+    cancels = is_rounding(mean * len(rows), energies.sum().sqrt())
+    cancels = cancels | is_rounding(true.mean * len(rows), true.norms.norm())
+    mean_cosine = torch.where(cancels, torch.nan, cosine(true.mean, mean))
     nothing = torch.zeros(())
     return {
         "cosine_error_signal": Comparison(cosines.mean(), energies, undefined),
         "cosine_error_signal_flat": Comparison(flat.clamp(-1.0, 1.0), energies.sum(), nothing),
-        "cosine_mean_error_signal": Comparison(
-            cosine(true.mean, mean), mean.square().sum(), nothing
-        ),
+        "cosine_mean_error_signal": Comparison(mean_cosine, mean.square().sum(), cancels.double()),
         "descent_rate": Comparison((cosines > 0).double().mean(), energies, undefined),
     }
 

@@ -71,16 +71,15 @@ class WeightFeedback(SnapshotDiagnostic):
 
 
 def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
-    """Yield D1; the first layer is left out, for its feedback never acts."""
+    """Yield D1 of the layers whose feedback acts: those that pass a signal to a layer below."""
     weights = snapshot.capture.module_weights()
-    layers = [layer for layer in snapshot.layers[1:] if layer.name == layer.module]
+    layers = [layer for layer in snapshot.layers if snapshot.capture.layout.passes_signal_on(layer)]
     values, chances = [], []
     for layer in layers:
         first, second = weights[layer.module], measured.feedback[layer.module]
         value = float(cosine(first.flatten(), second.flatten()))
         values.append(value)
-        kind = "feedback_draw" if measured.rule.has_random_feedback else "rule_draw"
-        chances.append(entries_chance(value, first, kind))
+        chances.append(entries_chance(value, first, snapshot.chance_kind(measured)))
         if not measured.is_drawn:
             ratio = wide(second).norm() / wide(first).norm()
             yield Reading("norm_ratio_weight_feedback", ratio, measured.label, layer.name)

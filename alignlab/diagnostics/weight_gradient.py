@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
-from alignlab.kernels.cosines import cosine, wide
+from alignlab.kernels.cosines import cosine, is_rounding, wide
 from alignlab.kernels.layers import linear_part
 from alignlab.snapshot import LayerView
 
@@ -79,10 +79,17 @@ class WeightGradient(AlignmentDiagnostic):
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosines of weight and bias gradients, and the debiased one."""
         result: dict[Key, Comparison] = {}
-        names = ("cosine_weight_gradient", "cosine_bias_gradient")
-        for name, first, second in zip(names, true.gradients, approximate.gradients, strict=True):
-            if first is not None and second is not None:
-                result[(name, "")] = _whole(first, second)
+        (weight, bias), (other_weight, other_bias) = true.gradients, approximate.gradients
+        if weight is not None and other_weight is not None:
+            result[("cosine_weight_gradient", "")] = _whole(weight, other_weight)
+        if bias is not None and other_bias is not None:
+            # Before normalisation over the batch the bias gradient is zero but for rounding.
+            cancels = is_rounding(bias, wide(true.preactivation).norm())
+            cancels = cancels | is_rounding(other_bias, wide(approximate.preactivation).norm())
+            found = _whole(bias, other_bias)
+            value = torch.where(cancels, torch.nan, found.value)
+            undefined = (~torch.isfinite(value)).double()
+            result[("cosine_bias_gradient", "")] = Comparison(value, found.energy, undefined)
         halves, other = true.weight_halves, approximate.weight_halves
         if halves is not None and other is not None:
             value = _debiased(halves, other)

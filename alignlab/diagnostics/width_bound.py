@@ -65,7 +65,7 @@ class WidthBound(SnapshotDiagnostic):
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
         """Yield the bound of every direct rule and the places that set it."""
-        errors = wide(snapshot.error)
+        errors = wide(snapshot.exact_error)
         for layer in snapshot.hidden:
             place = snapshot.capture.layout.narrowest_above(layer)
             if place is not None:

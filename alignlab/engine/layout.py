@@ -79,6 +79,21 @@ class Layout:
             and call.input_edge.output_nr == edge.output_nr
         ]
 
+    def passes_signal_on(self, layer: Layer) -> bool:
+        """Return whether a layer's weight carries a signal to a layer below; once a module."""
+        edge = self.call(layer).input_edge
+        return (
+            layer.name == layer.module
+            and edge is not None
+            and bool(reachable_calls(edge.node, self.calls))
+        )
+
+    def is_trunk(self, layer: Layer) -> bool:
+        """Return whether every path from the first layer to the loss passes a layer's entry."""
+        entry = self.entry_edge(self.segment_of(layer)).node
+        first = self.calls[0].output_edge.node
+        return entry is first or not reaches(self._start, first, {entry})
+
     def is_bypassed(self, layer: Layer) -> bool:
         """Return whether the error also reaches a layer on a path around its entry."""
         call = self.call(layer)

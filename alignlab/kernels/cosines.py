@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["angle", "cosine", "flat", "inner", "norm", "wide"]
+__all__ = ["angle", "cosine", "flat", "inner", "is_rounding", "norm", "wide"]
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -84,6 +84,21 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
     unit = first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
     other = second / torch.linalg.vector_norm(second, dim=-1, keepdim=True)
     result: Tensor = (unit * other).sum(-1).clamp(-1.0, 1.0)
+    return result
+
+
+def is_rounding(total: Tensor, size: Tensor) -> Tensor:
+    """Return whether a sum has cancelled down to the rounding of float32.
+
+    Args:
+        total: The sum, shape ``(n,)``.
+        size: Root of the summands' energy, scalar.
+
+    Returns:
+        Boolean scalar: whether the norm of the sum is at most 1e-5 of the size, where
+        unrelated summands give about 1.
+    """
+    result: Tensor = wide(total).norm() <= 1e-5 * wide(size)
     return result
 
 

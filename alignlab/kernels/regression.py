@@ -10,7 +10,7 @@ from alignlab.kernels.cosines import wide
 __all__ = ["explained_held_out", "explained_in_sample", "row_space"]
 
 _COLUMNS = 512
-_RIDGE = 1e-2
+_RIDGE = 1e-3
 
 
 def row_space(rows: Tensor, *, tolerance: float = 1e-6) -> Tensor:
@@ -60,8 +60,9 @@ def explained_held_out(
     r"""Return the share of the held-out targets that the fit on the others explains.
 
     One minus residual over total energy, averaged over both directions of the two
-    folds; it can be negative and is biased downwards, also by a ridge of one percent of the
-    features' energy that holds units which act on few samples. Source: our derivation.
+    folds; it can be negative and is biased downwards, with gains also by a ridge of one per
+    mille of the features' energy, which holds units that act on few samples. Source: our
+    derivation.
 
     Args:
         features: Errors E, shape ``(n_samples, n_features)``.
@@ -87,7 +88,7 @@ def _explained(
     for columns in torch.arange(targets.shape[1], device=targets.device).split(_COLUMNS):
         aims = wide(targets[:, columns])
         gain = torch.ones_like(aims) if gains is None else wide(gains[:, columns])
-        ridge = 0.0 if train is test else _RIDGE
+        ridge = 0.0 if gains is None or train is test else _RIDGE
         kernel = _fit(wide(features[train]), aims[train], gain[train], ridge=ridge)
         fitted = wide(features) @ kernel
         missed = (aims - fitted).square() * gain

@@ -59,6 +59,20 @@ class DirectRule(Rule):
 class ReplacedWeightRule(Rule):
     """A rule that runs the backward pass with other weights in place of the forward ones."""
 
+    def by_chance(self, weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor] | None:
+        """Return backward weights that know nothing of the forward ones.
+
+        They are what the rule is compared with by chance.
+
+        Args:
+            weights: Forward weights by module name.
+            seed: Seed of the draw.
+
+        Returns:
+            Tensors of the same names and shapes; None where the rule has no such draw.
+        """
+        return self.backward_weights(weights, seed=seed) if self.has_random_feedback else None
+
     @abstractmethod
     def backward_weights(self, weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor]:
         """Return the weight that the backward pass of every module uses.

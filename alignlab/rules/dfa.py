@@ -86,6 +86,10 @@ class DFA(DirectRule):
             for layer in layers
         }
 
+    def entry_sd(self, layer: Layer, n_errors: int) -> float:
+        """Return the standard deviation of the entries of a layer's feedback."""
+        return self._factor(self._shape(layer), n_errors)
+
     def _shape(self, layer: Layer) -> tuple[int, ...]:
         if self.structure == "channel" and len(layer.entry_shape) > 1:
             return (layer.entry_shape[0], *(1 for _ in layer.entry_shape[1:]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from alignlab.feedback import generator, unit_draw
 from alignlab.rules._base import ReplacedWeightRule, check_choice
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class USF(ReplacedWeightRule):
     def __post_init__(self) -> None:
         """Check the options."""
         check_choice("normalisation", self.normalisation, ("weight", "none"))
+
+    def by_chance(self, weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor]:
+        """Return entries of the same size with random signs."""
+        result = {}
+        for name, size in self.backward_weights(weights, seed=seed).items():
+            stream = generator(seed, "usf", name)
+            signs = unit_draw(tuple(size.shape), "sign", stream=stream)
+            result[name] = signs.to(size) * size.abs().amax()
+        return result
 
     def backward_weights(self, weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor]:
         """Return the scaled signs of the weights; see the base class."""
