@@ -131,7 +131,7 @@ class Probe:
         try:
             output = capture.output
             self.output = output.detach() if isinstance(output, Tensor) else None
-            self.loss = float(capture.loss)
+            self.loss = float(capture.loss.detach())
             snapshot = self._snapshot(capture, x, y)
             found = list(_measured(snapshot, diagnostics))
             self.tensors = raw_tensors(snapshot, self._save)
