@@ -40,17 +40,35 @@ def test_the_share_in_sample_is_that_of_least_squares(seed: int, n_classes: int)
     assert row_space(features).shape == (n_classes, n_classes - 1)
 
 
+def ridge_by_numpy(features: np.ndarray, targets: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Return weights, unit by unit, with one percent of the features' mean energy as a ridge."""
+    n = features.shape[1]
+    found = []
+    for aims, gain in zip(targets.T, gains.T, strict=True):
+        size = (features**2).sum() / n * gain.max()
+        rows = np.vstack([features * np.sqrt(gain)[:, None], np.eye(n) * np.sqrt(0.01 * size)])
+        found.append(np.linalg.lstsq(rows, np.append(aims * np.sqrt(gain), np.zeros(n)))[0])
+    return np.stack(found, 1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @given(seed=st.integers(0, 1000))
-def test_the_share_held_out_is_that_of_least_squares_on_the_other_half(seed: int) -> None:
-    features, targets = softmax_errors(30, 4, seed=seed), doubles(30, 7, seed=seed + 1)
+def test_the_share_held_out_is_that_of_least_squares_on_the_other_half(
+    weighted: bool, seed: int
+) -> None:
+    features, targets = doubles(30, 4, seed=seed), doubles(30, 7, seed=seed + 1)
+    gains = (doubles(30, 7, seed=seed + 2).abs() - 0.3).clamp_min(0.0)
+    gains = gains if weighted else torch.ones_like(gains)
     fold = first_half(30)
     expected = []
     for train, test in ((fold, ~fold), (~fold, fold)):
-        rest = targets[test].numpy() - features[test].numpy() @ by_numpy(
-            features[train], targets[train]
-        )
-        expected.append(1.0 - (rest**2).sum() / (targets[test].numpy() ** 2).sum())
-    assert float(explained_held_out(features, targets, fold)) == pytest.approx(np.mean(expected))
+        weights = ridge_by_numpy(*(each[train].numpy() for each in (features, targets, gains)))
+        rest = targets[test].numpy() - features[test].numpy() @ weights
+        energy = (gains[test].numpy() * targets[test].numpy() ** 2).sum()
+        expected.append(1.0 - (gains[test].numpy() * rest**2).sum() / energy)
+    given_gains = gains if weighted else None
+    found = explained_held_out(features, targets, fold, gains=given_gains)
+    assert float(found) == pytest.approx(np.mean(expected), abs=1e-9)
 
 
 def test_what_is_linear_is_explained_in_sample_and_held_out() -> None:
@@ -58,7 +76,7 @@ def test_what_is_linear_is_explained_in_sample_and_held_out() -> None:
     targets = features @ doubles(5, 9)
     assert float(explained_in_sample(features, targets)) == pytest.approx(1.0, abs=1e-12)
     held_out = explained_held_out(features, targets, first_half(40))
-    assert float(held_out) == pytest.approx(1.0, abs=1e-12)
+    assert float(held_out) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_what_is_unrelated_is_explained_by_as_much_as_there_are_directions_to_fit() -> None:
@@ -114,9 +132,9 @@ def weighted_by_numpy(features: Tensor, target: Tensor, gains: Tensor, fold: Ten
 @pytest.mark.parametrize("weighted", [False, True])
 @given(seed=st.integers(0, 100))
 def test_the_attainable_cosine_is_that_of_weighted_least_squares(weighted: bool, seed: int) -> None:
-    features, target = doubles(24, 5, 3, seed=seed), doubles(24, 2, 3, seed=seed + 1)
-    gains = (doubles(24, 2, 3, seed=seed + 2) > 0).double() if weighted else None
-    fold = first_half(24)
+    features, target = doubles(80, 5, 3, seed=seed), doubles(80, 2, 3, seed=seed + 1)
+    gains = (doubles(80, 2, 3, seed=seed + 2) > 0).double() if weighted else None
+    fold = first_half(80)
     fit = Attainable(features, fold, gains=gains)
     plain = torch.ones_like(target) if gains is None else gains
     expected = np.mean(weighted_by_numpy(features, target, plain, fold))
@@ -131,6 +149,11 @@ def test_what_weights_can_build_is_attainable() -> None:
     torch.testing.assert_close(found, torch.ones(3, dtype=torch.float64))
 
 
-def test_too_few_rows_to_fit_on_are_undefined() -> None:
-    fit = Attainable(doubles(6, 4, 2), first_half(6))
-    assert torch.isnan(fit.cosines([doubles(6, 3, 2)])).all()
+@given(seed=st.integers(0, 100))
+def test_few_rows_are_fitted_in_the_strongest_directions_alone(seed: int) -> None:
+    features, target = doubles(20, 8, 1, seed=seed), doubles(20, 3, 1, seed=seed + 1)
+    fold = first_half(20)
+    strongest = np.linalg.svd(features[..., 0].numpy(), full_matrices=False)[2][:2]
+    fewer = torch.as_tensor(features[..., 0].numpy() @ strongest.T).unsqueeze(2)
+    expected = np.mean(weighted_by_numpy(fewer, target, torch.ones_like(target), fold))
+    assert float(Attainable(features, fold).cosines([target])) == pytest.approx(expected, abs=1e-9)
