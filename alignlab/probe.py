@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
@@ -21,9 +21,11 @@ from alignlab.diagnostics._raw import check_kinds, raw_tensors
 from alignlab.diagnostics._readings import arrays
 from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError
+from alignlab.kernels.convolution import RADIAL_EDGES
 from alignlab.plugins import load, names
 from alignlab.recording.assembly import assemble
 from alignlab.rules._base import Rule
+from alignlab.sites import SITES
 from alignlab.snapshot import MeasuredRule, Snapshot, fresh_feedback, halves, run_rule
 
 if TYPE_CHECKING:
@@ -199,10 +201,11 @@ def _recording(
     variables = [ORIGIN, *(v for diagnostic in diagnostics for v in diagnostic.variables)]
     rules = [measured.label for measured in snapshot.rules]
     layers = [layer.name for layer in snapshot.layers]
+    values = arrays(found, variables, rules=rules, layers=layers)
     return assemble(
-        arrays(found, variables, rules=rules, layers=layers),
+        values,
         variables,
-        coords={"rule": rules, "site": ["entry", "preactivation"]} | _of_layers(snapshot.layers),
+        coords=_coordinates(rules, snapshot.layers, values),
         attrs={
             "alignlab_version": version("alignlab"),
             "torch_version": torch.__version__,
@@ -220,8 +223,13 @@ def _recording(
     )
 
 
-def _of_layers(layers: Sequence[Layer]) -> dict[str, Any]:
-    coords: dict[str, Any] = {"layer": [layer.name for layer in layers]}
+def _coordinates(
+    rules: Sequence[str], layers: Sequence[Layer], values: Mapping[str, tuple[Sequence[str], Any]]
+) -> dict[str, Any]:
+    coords: dict[str, Any] = {"rule": list(rules), "site": list(SITES)}
+    if any("frequency" in dims for dims, _ in values.values()):
+        coords["frequency"] = RADIAL_EDGES.tolist()
+    coords["layer"] = [layer.name for layer in layers]
     coords["layer_kind"] = ("layer", [layer.kind for layer in layers])
     for name in ("depth", "width", "entry_width", "channels", "positions", "fan_in"):
         coords[name] = ("layer", [getattr(layer, name) for layer in layers])
