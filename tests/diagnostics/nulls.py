@@ -75,7 +75,7 @@ def cnn(*channels: int, pool: bool = False, norm: bool = False) -> Callable[[int
     def build(n_classes: int) -> nn.Module:
         modules: list[nn.Module] = [nn.Unflatten(1, (1, 8, 8))]
         for below, above in zip((1, *channels), channels, strict=False):
-            modules.append(nn.Conv2d(below, above, 3, padding=1))
+            modules.append(nn.Conv2d(below, above, 3, padding=1, bias=not norm))
             modules += [nn.BatchNorm2d(above)] if norm else []
             modules += [nn.ReLU(), nn.MaxPool2d(2)] if pool else [nn.ReLU()]
         size = 8 // 2 ** (len(channels) if pool else 0)
@@ -138,7 +138,7 @@ class Band:
 
 
 def bands(recording: xr.Dataset) -> Iterator[Band]:
-    """Yield the bands of every alignment and hidden layer of a recording with one rule."""
+    """Yield the bands of all alignments and hidden layers of a recording with one rule."""
     hidden = recording["layer"][~recording["is_output"].values].values
     for variable, site in ALIGNMENTS:
         for layer in hidden:
@@ -147,7 +147,8 @@ def bands(recording: xr.Dataset) -> Iterator[Band]:
                 key: recording[f"{variable}_null_{key}"].sel(place).item()
                 for key in ("low", "high", "method", "concentration")
             }
-            yield Band(variable=variable, site=site, layer=str(layer), **found)
+            if np.isfinite(found["low"]):
+                yield Band(variable=variable, site=site, layer=str(layer), **found)
 
 
 def recorded(batch: Batch, *, draws: int = 200, seed: int = 0) -> xr.Dataset:
@@ -197,11 +198,11 @@ def _alignments(
         yield ("cosine_error_signal", site), _cosine(first, second).nanmean(-1)
         yield ("cosine_error_signal_flat", site), _cosine(first.flatten(), second.flatten(1))
         yield ("cosine_mean_error_signal", site), _cosine(first.mean(0), second.mean(1))
-    parameters = [call.module.weight, call.module.bias]
+    parameters = [p for p in (call.module.weight, call.module.bias) if p is not None]
     exact = capture.weight_gradient(layer, true.preactivation[layer.name])
     names = ("cosine_weight_gradient", "cosine_bias_gradient")
     for name, reference, gradient in zip(
-        names, exact, _many(call.output_edge, parameters, inside), strict=True
+        names, exact, _many(call.output_edge, parameters, inside), strict=False
     ):
         yield (name, ""), _cosine(reference.flatten(), gradient.flatten(1))
 

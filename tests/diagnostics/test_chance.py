@@ -1,0 +1,240 @@
+"""Chance levels: p-values, bands, rotations, and what a value is called against them."""
+
+from __future__ import annotations
+
+from math import nan
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignlab.diagnostics._alignments import rotations
+from alignlab.diagnostics._base import Reading
+from alignlab.diagnostics._chance import (
+    CONCENTRATION_BOUND,
+    Chance,
+    adjusted_statuses,
+    chance_of,
+    readings,
+)
+from alignlab.engine.capture import Capture
+from alignlab.kernels.cosines import cosine
+from alignlab.rules import BP, DFA, FA, USF
+from tests.cases import CASES
+from tests.diagnostics.nulls import NETWORKS, Band, bands, fresh_alignments, recorded, share_inside
+from tests.diagnostics.probing import probed
+
+DRAWS = np.linspace(-0.99, 0.99, 199)
+
+
+def by_chance(observed: float, draws: Any = DRAWS, **options: Any) -> Chance:
+    options = {"kind": "feedback_draw", "concentration": 0.1} | options
+    return chance_of(observed, np.asarray(draws, dtype=float), **options)
+
+
+@pytest.mark.parametrize(("observed", "above"), [(-2.0, 199), (0.0, 100), (0.985, 1)])
+def test_the_p_value_counts_the_draws_that_reach_the_value(observed: float, above: int) -> None:
+    assert by_chance(observed).p == pytest.approx((1 + above) / 200)
+    assert by_chance(-observed).p_opposed == pytest.approx((1 + above) / 200)
+
+
+def test_beyond_all_draws_the_tail_is_normal_only_where_norms_concentrate() -> None:
+    far = by_chance(3.0)
+    assert far.p == pytest.approx(stats.norm.sf(3.0 / far.sd))
+    assert far.p < 1 / 200
+    assert by_chance(3.0, concentration=2 * CONCENTRATION_BOUND).p == 1 / 200
+
+
+def test_the_closed_form_is_used_where_norms_concentrate_and_redraws_elsewhere() -> None:
+    near, wide = (
+        by_chance(0.0, closed_form=0.2, concentration=CONCENTRATION_BOUND + side)
+        for side in (-1e-6, 1e-6)
+    )
+    assert (near.method, near.sd, near.high) == ("closed form", 0.2, 1.96 * 0.2)
+    assert wide.method == "redraws"
+    assert wide.sd == pytest.approx(np.sqrt(np.mean(DRAWS**2)))
+    assert (wide.low, wide.high) == pytest.approx((-0.95, 0.95))
+    assert by_chance(0.0, closed_form=nan).method == "redraws"
+
+
+def test_the_band_of_redraws_holds_what_it_says_on_average() -> None:
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(2000):
+        band = by_chance(nan, rng.normal(size=200), concentration=1.0)
+        held.append(stats.norm.cdf(band.high) - stats.norm.cdf(band.low))
+    assert np.mean(held) == pytest.approx(0.95, abs=0.002)
+
+
+def test_by_chance_p_values_are_uniform() -> None:
+    rng = np.random.default_rng(0)
+    values = [by_chance(rng.normal(), rng.normal(size=99)).p for _ in range(2000)]
+    for level in (0.05, 0.5, 0.9):
+        assert np.mean(np.array(values) <= level) == pytest.approx(level, abs=0.025)
+
+
+def test_undefined_draws_are_left_out_and_without_draws_there_is_no_chance_level() -> None:
+    with_gaps = by_chance(0.5, [*DRAWS, nan, nan])
+    assert with_gaps == by_chance(0.5)
+    nothing = by_chance(0.5, [nan, 0.3])
+    assert np.isnan([nothing.sd, nothing.low, nothing.high, nothing.p]).all()
+    assert np.isnan(by_chance(nan).p)
+
+
+def status(value: float, sd: float, **options: Any) -> str:
+    p, opposed = stats.norm.sf(value / sd), stats.norm.cdf(value / sd)
+    chance = Chance(sd, -sd, sd, "feedback_draw", "redraws", 0.1, p, p_opposed=opposed)
+    return adjusted_statuses([value], [chance], **({"is_drawn": False} | options))[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "sd", "expected"),
+    [
+        (nan, 0.1, "undefined"),
+        (0.99, 0.26, "undecidable"),
+        (0.1, 0.1, "at chance"),
+        (-0.1, 0.1, "at chance"),
+        (0.09, 0.009, "detectable"),
+        (0.5, 0.1, "useful"),
+        (-0.5, 0.1, "opposed"),
+    ],
+)
+def test_a_value_is_called_what_it_is_worth(value: float, sd: float, expected: str) -> None:
+    assert status(value, sd) == expected
+
+
+def test_without_a_spread_nothing_can_be_decided() -> None:
+    alone = Chance(0.0, 0.0, 0.0, "feedback_draw", "redraws", 0.0, 0.005)
+    assert adjusted_statuses([0.9], [alone], is_drawn=False) == ["undecidable"]
+
+
+def test_a_value_that_is_no_step_efficiency_is_never_useful() -> None:
+    assert status(0.9, 0.1, is_cosine=False) == "detectable"
+
+
+def test_layers_are_judged_together() -> None:
+    chances = [
+        Chance(0.1, -0.2, 0.2, "feedback_draw", "redraws", 0.1, p, p_opposed=1 - p)
+        for p in (0.04, *(0.9 for _ in range(9)))
+    ]
+    alone = adjusted_statuses([0.175], chances[:1], is_drawn=False)
+    assert alone == ["detectable"]
+    together = adjusted_statuses([0.175, *(0.0 for _ in range(9))], chances, is_drawn=False)
+    assert set(together) == {"at chance"}
+
+
+def test_drawn_feedback_shows_its_chance_level_and_nothing_else() -> None:
+    assert status(0.5, 0.1, is_drawn=True) == "null draw"
+    shown: dict[str, Reading] = {
+        each.name: each
+        for each in readings(
+            *("c", 0.5, by_chance(0.5), "null draw"), undefined=0.0, place=("dfa", "0", "entry")
+        )
+    }
+    for name in ("c", "c_z", "c_p"):
+        assert np.isnan(float(shown[name].value)), name  # type: ignore[arg-type]
+    for name in ("c_null_sd", "c_null_low", "c_null_high", "c_z_attainable"):
+        assert np.isfinite(float(shown[name].value)), name  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("n_samples", "n"), [(5, 40), (60, 12), (20, 20), (1, 7)])
+def test_rotations_keep_norms_and_have_the_stated_spread(n_samples: int, n: int) -> None:
+    stream = torch.Generator().manual_seed(0)
+    true, signal = torch.randn(2, n_samples, n, generator=stream)
+    signal = signal + 0.5 * true
+    turn = rotations(signal, -1, stream=stream)
+    turned = torch.stack([turn() for _ in range(1500)]).double()
+    inner = torch.einsum("kin,kjn->kij", turned, turned)
+    expected = (signal.double() @ signal.double().T).expand_as(inner)
+    torch.testing.assert_close(inner, expected, rtol=1e-4, atol=1e-4)
+    values = cosine(turned.flatten(1), true.flatten())
+    sd = (signal.T @ true).norm() / (n**0.5 * signal.norm() * true.norm())
+    assert abs(float(values.mean())) < 4 * float(sd) / 1500**0.5
+    assert float(values.square().mean().sqrt()) == pytest.approx(float(sd), rel=0.08)
+
+
+def test_a_rotation_turns_the_given_axis_alone() -> None:
+    signal = torch.randn(4, 3, 5, 5)
+    turned = rotations(signal, 1, stream=torch.Generator().manual_seed(0))()
+    torch.testing.assert_close(turned.norm(dim=1), signal.norm(dim=1))
+    assert not torch.allclose(turned.norm(dim=2), signal.norm(dim=2))
+    assert torch.equal(rotations(0.0 * signal, 1, stream=torch.Generator())(), 0.0 * signal)
+
+
+def weights_and_gradient(name: str, layer: str) -> Tensor:
+    batch = CASES[name].make(n_samples=24)
+    capture = Capture(batch.model, batch.loss, batch.x, batch.y)
+    parameter = capture.reference(parameters=True).parameters[f"{layer}.weight"]
+    return parameter.flatten(1).double()
+
+
+@pytest.mark.parametrize("name", ["tanh", "conv1d, strided", "dropout"])
+def test_without_random_feedback_the_null_is_a_rotation_of_the_output_units(name: str) -> None:
+    batch = CASES[name].make(n_samples=24)
+    found = probed(
+        *(batch.model, batch.loss, (batch.x, batch.y), BP()),
+        draws=400, diagnostics=["weight-gradient"],
+    ).sel(rule="bp", layer="0")  # fmt: skip
+    gradient = weights_and_gradient(name, "0")
+    assert found["cosine_weight_gradient_null_kind"] == "output_rotation"
+    stated = (gradient @ gradient.T).norm() / (len(gradient) ** 0.5 * gradient.norm() ** 2)
+    sd = found["cosine_weight_gradient_null_sd"].item()
+    assert sd == pytest.approx(float(stated), rel=0.12)
+    assert found["cosine_weight_gradient_z_attainable"].item() == pytest.approx(1 / sd)
+
+
+def test_every_null_says_what_was_random() -> None:
+    batch = CASES["relu in place"].make(n_samples=24)
+    found = probed(
+        *(batch.model, batch.loss, (batch.x, batch.y), BP(), DFA(), FA(), USF()),
+        diagnostics=["weight-gradient"],
+    ).isel(layer=slice(0, 2))
+    kinds = found["cosine_weight_gradient_null_kind"].isel(layer=0).values.tolist()
+    assert kinds == ["output_rotation", "feedback_draw", "feedback_draw", "rule_draw"]
+
+
+def assert_covered(band: Band, values: np.ndarray) -> None:
+    """Allow four standard errors: of 200 redraws, 0.016, and of as many draws as there are."""
+    inside, count = share_inside(band, values)
+    error = np.hypot(0.0155, np.sqrt(0.95 * 0.05 / count))
+    assert inside / count == pytest.approx(0.95, abs=4 * error), band
+
+
+@pytest.mark.parametrize("name", ["8", "32-32", "conv 16, pooled"])
+def test_fresh_feedback_falls_into_the_band_as_often_as_it_says(name: str) -> None:
+    batch = NETWORKS[name].make(0)
+    fresh = fresh_alignments(batch, 600)
+    found = list(bands(recorded(batch)))
+    pooled = [0, 0]
+    for band in found:
+        values = fresh[band.variable, band.site, band.layer]
+        assert_covered(band, values)
+        pooled = [a + b for a, b in zip(pooled, share_inside(band, values), strict=True)]
+    assert pooled[0] / pooled[1] == pytest.approx(0.95, abs=0.025)
+    for band in found:
+        concentrates = band.concentration <= CONCENTRATION_BOUND
+        assert band.method == ("closed form" if concentrates else "redraws")
+
+
+def test_fresh_backward_weights_fall_into_the_band_as_often_as_it_says() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU())
+    model.append(nn.Linear(12, 4))
+    x, y = torch.randn(40, 8), torch.arange(40) % 4
+    found = probed(
+        *(model, functional.cross_entropy, (x, y), FA()), draws=200, diagnostics=["error-signal"]
+    ).sel(rule="fa", site="entry")
+    capture = Capture(model, functional.cross_entropy, x, y)
+    true = capture.reference().entry
+    weights = capture.module_weights()
+    passes = [capture.replaced(FA().backward_weights(weights, seed=s)) for s in range(400, 900)]
+    for layer in ("0", "2"):
+        here = found.sel(layer=layer)
+        low, high = (here[f"cosine_error_signal_flat_null_{e}"].item() for e in ("low", "high"))
+        values = [float(cosine(p.entry[layer].flatten(), true[layer].flatten())) for p in passes]
+        band = Band("flat", "entry", layer, low, high, "redraws", 0.0)
+        assert_covered(band, np.array(values))
