@@ -98,8 +98,8 @@ class Validity(SnapshotDiagnostic):
     def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
         """Yield every check and what they add up to."""
         found = [
-            *_floor(snapshot),
             *_repetition(snapshot),
+            *_floor(snapshot),
             *_sensitivity(snapshot),
             *_central_difference(snapshot),
         ]

@@ -94,20 +94,20 @@ def stable_rank(eigenvalues: Tensor) -> Tensor:
 def isotropic_participation_ratio(n_samples: int, n: int) -> float:
     """Return the participation ratio that isotropic noise of this shape has.
 
-    Source: random-matrix limit, our derivation (checked by simulation).
+    Source: moments of the Wishart distribution, our derivation (checked by simulation).
 
     Args:
         n_samples: Number of rows.
         n: Number of columns.
 
     Returns:
-        Dimensionless, ``n_samples * n / (n_samples + n)``.
+        Dimensionless, at least 1, ``(n_samples * n + 2) / (n_samples + n + 1)``.
 
     Example:
         >>> round(isotropic_participation_ratio(128, 512))
         102
     """
-    return n_samples * n / (n_samples + n)
+    return (n_samples * n + 2) / (n_samples + n + 1)
 
 
 def numerical_rank(rows: Tensor, *, tolerance: float = 1e-5) -> Tensor:
