@@ -217,7 +217,7 @@ def _verdict(found: list[Reading]) -> str:
                 return "reference invalid: a central difference of the loss contradicts it"
             continue
         value = float(reading.value)
-        if reading.name == "reference_norm" and not compared and not value > FLOOR:
+        if reading.name == "reference_norm" and not value > (0.0 if compared else FLOOR):
             return f"reference invalid: the true signal at {where} has norm {value:.1e}"
         if reading.name == "reference_float64_change" and not value <= LARGEST_CHANGE:
             return f"reference invalid: the true signal at {where} is mostly rounding"
