@@ -99,13 +99,16 @@ def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:
 
     Returns:
         Shape ``(n_errors, entry_width)``, float64: row c is what a unit error of output c
-        becomes at the entry without nonlinearities; None where sizes change on the way.
+        becomes at the entry without nonlinearities; None where sizes change on the way or a
+        shortcut leads around a layer.
     """
     by_name = {each.name: each for each in snapshot.layers}
     chain = []
     current = layer
     while not current.is_output:
         if current is not layer and current.width != current.entry_width:
+            return None
+        if not snapshot.capture.layout.has_one_reader(current):
             return None
         current = by_name[current.consumer]
         chain.append(current)

@@ -102,6 +102,12 @@ class Layout:
             return False
         return reaches(self._start, call.output_edge.node, {entry})
 
+    def has_one_reader(self, layer: Layer) -> bool:
+        """Return whether the error reaches a layer's entry through its consumer alone."""
+        segment = self.segment_of(layer)
+        reader = self.calls[segment.consumer].output_edge.node
+        return not reaches(self._start, self.entry_edge(segment).node, {reader})
+
     def groups(self, granularity: str) -> list[Segment]:
         """Return the stretches below which direct feedback is injected.
 
