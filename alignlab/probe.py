@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Probe"]
 
+FEWEST_DRAWS = 32
+MANY_UNITS = 2e7
+"""Units times samples from which fewer than 200 redraws are made."""
+
 ORIGIN = Variable(
     "feedback_origin",
     ("rule",),
@@ -57,7 +61,8 @@ class Probe:
         rules: Rules, measured with the feedback that their own seed draws, or
             ``MeasuredRule`` objects, which hold the feedback and say where it is from.
         diagnostics: Names of diagnostics; None for all.
-        draws: Redraws of feedback for each chance level; at least 32.
+        draws: Redraws of feedback for each chance level; at least 32. None for 200, and down
+            to 50 for networks of many units.
         seed: Seed of everything that the probe draws for itself.
         save: Which raw tensors to keep: ``signals``, ``weight-gradients``, ``feedback``.
         progress: Called with what is being done, how much is done and how much there is.
@@ -86,14 +91,14 @@ class Probe:
         *,
         rules: Sequence[Rule | MeasuredRule] = (),
         diagnostics: Sequence[str] | None = None,
-        draws: int = 200,
+        draws: int | None = None,
         seed: int = 0,
         save: Sequence[str] = (),
         progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
     ) -> None:
         """Choose what is measured; nothing is attached yet."""
-        if draws < 32:
-            msg = f"{draws} redraws give no chance level; ask for at least 32 (200 is the default)."
+        if draws is not None and draws < FEWEST_DRAWS:
+            msg = f"{draws} redraws give no chance level; ask for at least {FEWEST_DRAWS}."
             raise InputError(msg)
         check_kinds(save)
         self._model = model
@@ -164,9 +169,19 @@ class Probe:
             rules=measured,
             fold=halves(capture.n_samples, seed=self._seed),
             seed=self._seed,
-            draws=self._draws,
+            draws=usual_draws(capture) if self._draws is None else self._draws,
             progress=self._progress,
         )
+
+
+def usual_draws(capture: Capture) -> int:
+    """Return how many redraws are worth their time: 200, and down to 50 for large networks.
+
+    It depends on the numbers of units and samples alone, so that a measurement can be repeated.
+    """
+    units = sum(layer.width + layer.entry_width for layer in capture.layers)
+    share = MANY_UNITS / (units * capture.n_samples)
+    return max(50, min(200, int(200 * share)))
 
 
 def _with_own_feedback(capture: Capture, rule: Rule) -> MeasuredRule:

@@ -80,7 +80,8 @@ class Options:
         mode: ``eval`` or ``train``.
         device: Where to measure.
         seed: Seed of the samples and of everything that is drawn here.
-        draws: Redraws for each chance level.
+        draws: Redraws for each chance level; None for 200, and down to 50 for networks of
+            many units.
         feedback: Tensor of the file by layer.
         replay: Seed of the training's feedback.
         rename: New name or prefix by old one.
@@ -107,7 +108,7 @@ class Options:
     mode: str = "eval"
     device: str = "cpu"
     seed: int = 0
-    draws: int = 200
+    draws: int | None = None
     feedback: Mapping[str, str] = field(default_factory=dict)
     replay: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)

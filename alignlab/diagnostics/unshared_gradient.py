@@ -28,7 +28,7 @@ class UnsharedGradient(AlignmentDiagnostic):
         ),
     )
     cost: ClassVar[float] = 1.0
-    max_draws: ClassVar[int] = 40
+    max_draws: ClassVar[int] = 32
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosine for a convolution, nothing for other layers."""

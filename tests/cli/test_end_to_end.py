@@ -170,5 +170,5 @@ def test_the_demo_leaves_a_report_that_leads_to_every_other(
     assert "bp&lt;&amp;&gt;" in page
     assert package.load("shown/model.nc").attrs["command"] == (
         "alignlab analyze checkpoint model.pt --model net.py:build --model-arg width=12 "
-        "--data digits --rule dfa --rule usf"
+        "--data digits --rule dfa --rule usf --draws 100"
     )

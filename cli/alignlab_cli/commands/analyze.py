@@ -84,9 +84,8 @@ def command() -> None:
 @click.option(
     "--draws",
     type=click.IntRange(1),
-    default=200,
-    show_default=True,
-    help="Redraws of the feedback for chance levels.",
+    default=None,
+    help="Redraws of the feedback for chance levels.  [default: 200, fewer for many units]",
 )
 @click.option(
     "--feedback",
