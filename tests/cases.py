@@ -54,21 +54,23 @@ class Case:
     has_shortcut: bool = False
 
     def make(self, *, seed: int = 0, n_samples: int = 8) -> Batch:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = self.build().train(self.train)
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    assert module.running_mean is not None
-                    assert module.running_var is not None
-                    module.running_mean.normal_(0.0, 0.3)
-                    module.running_var.uniform_(0.5, 2.0)
-            x = torch.randn(n_samples, *self.shape)
-            targets = {
-                "cross-entropy": torch.arange(n_samples) % 3,
-                "mse": torch.randn(n_samples, 3),
-                "bce": (torch.rand(n_samples, 3) < 0.5).float(),
-            }
+        """Return the case, and leave every global source of randomness at a known place."""
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        model = self.build().train(self.train)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.normal_(0.0, 0.3)
+                module.running_var.uniform_(0.5, 2.0)
+        x = torch.randn(n_samples, *self.shape)
+        targets = {
+            "cross-entropy": torch.arange(n_samples) % 3,
+            "mse": torch.randn(n_samples, 3),
+            "bce": (torch.rand(n_samples, 3) < 0.5).float(),
+        }
         return Batch(model, LOSSES[self.loss], x, targets[self.loss])
 
 

@@ -36,7 +36,7 @@ class ErrorSignal(AlignmentDiagnostic):
             _DIMS,
             "Standard deviation over samples of the cosine of the error signals",
             source="Launay, Poli & Krzakala 2019 (code)",
-            valid=(0.0, 1.0),
+            valid=(0.0, 2.0**0.5),
         ),
         Variable(
             "cosine_error_signal_flat",

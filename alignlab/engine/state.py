@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import torch
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,19 +18,35 @@ if TYPE_CHECKING:
 __all__ = ["State"]
 
 
+@final
+class _Kept:
+    """A buffer with its values and its version, which a graph of the user's may depend on."""
+
+    def __init__(self, buffer: Tensor) -> None:
+        self.buffer: Final = buffer
+        self._copy: Final = buffer.detach().clone()
+        self._versions: Final = _unsafe_preserve_version_counter(buffer)
+
+    def restore(self) -> None:
+        """Put values and version back."""
+        with torch.no_grad(), self._versions:
+            if not torch.equal(self.buffer, self._copy):
+                self.buffer.copy_(self._copy)
+
+
 @dataclass(frozen=True)
 class State:
     """Random states and buffers at one moment.
 
     Attributes:
-        buffers: By module name and key, the buffer itself and a copy of it.
+        buffers: By module name and key.
         torch_state: State of the host generator of torch.
         device_states: States of the generators of the devices in use.
         numpy_state: State of numpy's global generator.
         python_state: State of Python's generator.
     """
 
-    buffers: Mapping[str, Mapping[str, tuple[Tensor | None, Tensor | None]]]
+    buffers: Mapping[str, Mapping[str, _Kept | None]]
     torch_state: Tensor
     device_states: dict[int, Tensor]
     numpy_state: Any
@@ -42,7 +59,7 @@ class State:
         return cls(
             buffers={
                 name: {
-                    key: (buffer, None if buffer is None else buffer.detach().clone())
+                    key: None if buffer is None else _Kept(buffer)
                     for key, buffer in module._buffers.items()
                 }
                 for name, module in model.named_modules()
@@ -68,8 +85,7 @@ class State:
             if name not in self.buffers:
                 continue
             module._buffers.clear()
-            for key, (buffer, copy) in self.buffers[name].items():
-                module._buffers[key] = buffer
-                if buffer is not None and copy is not None and not torch.equal(buffer, copy):
-                    with torch.no_grad():
-                        buffer.copy_(copy)
+            for key, kept in self.buffers[name].items():
+                module._buffers[key] = None if kept is None else kept.buffer
+                if kept is not None:
+                    kept.restore()

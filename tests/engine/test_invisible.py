@@ -19,6 +19,7 @@ from alignlab.probe import Probe
 from alignlab.recording import validate
 from alignlab.rules import BP, DFA, FA, USF
 from tests.cases import CASES, Batch, Case, each_case
+from tests.oracles.signals import same_randomness, signals
 from tests.oracles.state import state_of
 
 RULES = (BP(), DFA(), FA(), USF())
@@ -158,6 +159,20 @@ def test_measuring_twice_gives_the_same_recording() -> None:
     with probe(batch, diagnostics=["error-signal"]) as each:
         first, second = (each.measure(batch.x, batch.y) for _ in range(2))
     assert first.identical(second)
+
+
+@each_case
+def test_probing_between_forward_and_backward_changes_no_gradient(case: Case) -> None:
+    batch = case.make()
+    expected = signals(batch).parameters
+    with same_randomness():
+        loss = batch.loss(batch.model(batch.x), batch.y)
+    probe(batch, diagnostics=["validity"]).measure(batch.x, batch.y)
+    loss.backward()
+    for name, parameter in batch.model.named_parameters():
+        if name in expected:
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4)
 
 
 def test_a_training_run_with_probing_is_the_run_without_it() -> None:

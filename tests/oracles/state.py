@@ -28,7 +28,7 @@ def state_of(batch: Batch) -> dict[str, Any]:
     }
     for name, p in model.named_parameters(remove_duplicate=False):
         gradient = None if p.grad is None else (id(p.grad), _bytes(p.grad))
-        state[f"parameter {name}"] = id(p), p.data_ptr(), _bytes(p), p.requires_grad, gradient
+        state[f"parameter {name}"] = id(p), p._version, _bytes(p), p.requires_grad, gradient
         state[f"hooks of {name}"] = str(p._backward_hooks)
     for name, module in model.named_modules():
         state[f"module {name}"] = _module(module)
@@ -41,7 +41,7 @@ def _module(module: nn.Module) -> dict[str, Any]:
     for key, value in vars(module).items():
         if key == "_buffers":
             found[key] = {
-                name: None if b is None else (id(b), b.requires_grad, _bytes(b))
+                name: None if b is None else (id(b), b._version, b.requires_grad, _bytes(b))
                 for name, b in value.items()
             }
         elif key in ("_parameters", "_modules"):
