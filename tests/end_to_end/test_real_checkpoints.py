@@ -247,7 +247,7 @@ def test_inspect_shows_every_file_or_says_why_not(
 
 
 def test_all_diagnostics_are_reached_by_the_full_preset() -> None:
-    found = analysed("lightning_won_v0.ckpt", samples=40, preset="full")
+    found = analysed("lightning_won_v0.ckpt", samples=256, preset="full")
     assert len(names("alignlab.diagnostics")) >= 15
     for variable in ("reach_held_out", "width_bound", "error_rank", "loss_change_actual"):
         assert variable in found
