@@ -80,7 +80,8 @@ class Probe:
         >>> loss = torch.nn.functional.cross_entropy
         >>> with Probe(net, loss, rules=[DFA(seed=0)], diagnostics=["error-signal"], draws=32) as p:
         ...     recording = p.measure(torch.randn(20, 4), torch.arange(20) % 3)
-        >>> round(float(recording["cosine_error_signal"].sel(layer="2", site="preactivation")), 6)
+        >>> output = recording["cosine_error_signal"].sel(layer="2", site="preactivation")
+        >>> round(output.item(), 6)
         1.0
     """
 
