@@ -6,16 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignlab.report.page import render
+    from alignlab.report.page import render, render_index
     from alignlab.report.tables import alignment_frame, export, layer_frame
 
-__all__ = ["alignment_frame", "export", "layer_frame", "render"]
+__all__ = ["alignment_frame", "export", "layer_frame", "render", "render_index"]
 
 _HOME = {
     "alignment_frame": "tables",
     "export": "tables",
     "layer_frame": "tables",
     "render": "page",
+    "render_index": "page",
 }
 
 

@@ -167,7 +167,6 @@ def test_the_demo_leaves_a_report_that_leads_to_every_other(
     }
     page = Path("shown/report.html").read_text(encoding="utf-8")
     assert 'href="model.html"' in page
-    assert "bp&lt;&amp;&gt;" in page
     assert package.load("shown/model.nc").attrs["command"] == (
         "alignlab analyze checkpoint model.pt --model net.py:build --model-arg width=12 "
         "--data digits --rule dfa --rule usf --draws 100"

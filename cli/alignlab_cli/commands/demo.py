@@ -40,7 +40,7 @@ def command(*, output: Path, quiet: bool) -> None:
     Leaves a recording and a report for each, and report.html, which leads to them.
     """
     from alignlab.examples import manifest
-    from alignlab_cli.overview import render_overview
+    from alignlab.report import render_index
     from alignlab_cli.summary import lines
 
     examples = manifest()
@@ -51,7 +51,8 @@ def command(*, output: Path, quiet: bool) -> None:
             prefix = f"{index} of {len(examples)}, {example.file.name}:"
             analysed.append((example, _analyse(example, output, _prefixed(progress, prefix))))
     page = output / "report.html"
-    write_text(page, render_overview(analysed))
+    pages = {f"{example.file.stem}.html": dataset for example, dataset in analysed}
+    write_text(page, render_index(pages, title="alignlab demo"))
     if not quiet:
         for _, dataset in analysed:
             click.echo("\n".join(lines(dataset, brief=True)) + "\n")
