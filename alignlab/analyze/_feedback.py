@@ -61,6 +61,13 @@ def measured_rule(
     if not rule.has_random_feedback:
         feedback = fresh_feedback(capture, rule, seed=0)
         return MeasuredRule(rule, feedback, "derived from weights")
+    replay = replay if _metadata(checkpoint).get("rule", rule.name) == rule.name else None
+    if replay is not None and getattr(rule, "normalisation", "") == "weight":
+        message = (
+            f"The feedback of {rule.label} has the size of the initial weights, which the file "
+            "does not hold, so a seed cannot replay it; store the feedback in the checkpoint."
+        )
+        raise InputError(message)
     stored = feedback_for(checkpoint, rule.name)
     if stored:
         direct = isinstance(rule, DirectRule)
@@ -69,7 +76,7 @@ def measured_rule(
             drawn = fresh_feedback(capture, rule, seed=replay)
             _require_same(digest(found), digest(drawn), replay)
         return MeasuredRule(_as_stored(rule, found), found, "checkpoint")
-    if replay is not None and _metadata(checkpoint).get("rule", rule.name) == rule.name:
+    if replay is not None:
         return _replayed(rule, checkpoint, capture, replay)
     seed = int(getattr(rule, "seed", 0))
     return MeasuredRule(rule, fresh_feedback(capture, rule, seed=seed), "drawn")

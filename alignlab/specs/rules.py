@@ -51,7 +51,9 @@ def parse_rule(text: str) -> Rule:
     options = parse_arguments(split_options(inside.removesuffix(")")))
     known = {field.name: field for field in fields(rule) if field.init}
     for option, value in options.items():
-        _check_option(name, option, value, known)
+        if value is None and option in known and known[option].type == "str":
+            options[option] = "none"
+        _check_option(name, option, options[option], known)
     try:
         built: Rule = rule(**options)
     except AlignlabError:

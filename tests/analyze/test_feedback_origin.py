@@ -11,10 +11,13 @@ import torch
 import xarray as xr
 from click.testing import CliRunner
 
+from alignlab import datasets
 from alignlab import recording as store
 from alignlab.diagnosis import CLOSING, answer
 from alignlab.errors import CheckpointError, InputError, MissingError
 from alignlab.rules import BP, DFA, FA
+from alignlab.specs import build_loss, build_model, parse_rule
+from alignlab.training import save_checkpoint, train
 from alignlab_cli.main import alignlab
 from tests.analyze.checkpoints import ARGUMENTS, SPEC, analyse, trained, without, written
 
@@ -54,6 +57,41 @@ def test_replayed_feedback_gives_the_numbers_of_stored_feedback(tmp_path: Path, 
     assert same_numbers(stored, replayed)
     assert not answer(replayed).warnings
     assert "whose feedback was replayed and verified" in " ".join(answer(replayed).paragraph)
+
+
+BLOCKS: dict[str, Any] = {"in_channels": 1, "widths": (4, 6, 8), "blocks": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("dfa(normalisation=none)", "dfa(shared=True)", "dfa(structure=channel)"),
+        *("dfa(granularity=macro)", "dfa(distribution=orthogonal)", "fa(distribution=sign)"),
+    ],
+)
+def test_every_option_survives_training_storage_and_replay(tmp_path: Path, text: str) -> None:
+    data = datasets.load("digits", split="train", samples=100)
+    torch.manual_seed(0)
+    model = build_model("alignlab:resnet20", BLOCKS)
+    options: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-4}
+    loss = build_loss("cross-entropy")
+    done = train(model, loss, x=data.x, y=data.y, rule=parse_rule(text), **options)
+    found = []
+    for kept in (True, False):
+        path = save_checkpoint(tmp_path / "model.pt", model, done, feedback=kept)
+        network: dict[str, Any] = {"model": "alignlab:resnet20", "model_arguments": BLOCKS}
+        replay = None if kept else 0
+        found.append(analyse(path, samples=30, replay=replay, **network).recording)
+    assert origins(found[0])[text] == "checkpoint"
+    assert origins(found[1])[text] == "replayed"
+    assert same_numbers(*found)
+
+
+def test_feedback_of_the_size_of_the_initial_weights_cannot_be_replayed(tmp_path: Path) -> None:
+    path = written(tmp_path, FA(seed=5, normalisation="weight"))
+    assert "checkpoint" in origins(analyse(path).recording).values()
+    with pytest.raises(InputError, match="initial weights, which the file does not hold"):
+        analyse(path, replay=5)
 
 
 @each_rule
