@@ -39,10 +39,14 @@ def command(*, output: Path, quiet: bool) -> None:
 
     Leaves a recording and a report for each, and report.html, which leads to them.
     """
+    import torch
+
     from alignlab.examples import manifest
     from alignlab.report import render_index
     from alignlab_cli.summary import lines
 
+    # Networks this small lose more to threads than they win.
+    torch.set_num_threads(1)
     examples = manifest()
     check_folder(output)
     analysed: list[tuple[Example, xr.Dataset]] = []
