@@ -159,10 +159,12 @@ def _command(opened: Checkpoint, key: str) -> str:
     rules = [entry.rule for entry in opened.feedback if entry.rule]
     model = known.get("model_spec") or known.get("model") or "FILE.py:FACTORY"
     rule = known.get("rule") or (rules[0] if rules else "dfa")
+    rule = "dfa" if rule == "bp" else rule
+    data = str(known.get("data") or "DATA").partition("[")[0]
     chosen = f" --key {shlex.quote(key)}" if key else ""
     return (
         f"alignlab analyze checkpoint {shlex.quote(opened.path.name)}{chosen} --model {model} "
-        f"--data {known.get('data') or 'DATA'} --rule {rule} -o run.nc"
+        f"--data {data} --rule {rule} -o run.nc"
     )
 
 
