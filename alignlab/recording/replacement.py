@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -12,10 +13,11 @@ from pathlib import Path
 
 from alignlab.errors import InputError
 
-__all__ = ["SUFFIXES", "check", "replacing", "set_aside"]
+__all__ = ["SUFFIXES", "check", "replacing", "reserve", "set_aside"]
 
 SUFFIXES = (".nc", ".zarr")
 _PREVIOUS = "previous"
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def check(path: str | Path, overwrite: bool = False) -> None:
@@ -90,6 +92,26 @@ def replacing(path: Path) -> Iterator[Path]:
         if previous.exists() and not path.exists():
             previous.rename(path)
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Fail where a folder's disk has no room, for HDF5 crashes the process when a disk gets full.
+
+    Args:
+        folder: Where something is to be written.
+        size: Bytes that it will take at most.
+
+    Raises:
+        OSError: There is no room, or files may not be that large.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
 
 
 def set_aside(path: Path) -> Path | None:

@@ -14,15 +14,16 @@ import xarray as xr
 from alignlab.errors import AlignlabError, MissingError, RecordingError
 from alignlab.recording.encoding import decoded, encoded
 from alignlab.recording.foreign import require_plain_hdf5, require_plain_zarr
-from alignlab.recording.replacement import check, replacing, set_aside
+from alignlab.recording.replacement import check, replacing, reserve, set_aside
 from alignlab.recording.schema import migrate, require_known_version
 from alignlab.recording.validation import validate
 
 __all__ = ["check", "load", "load_tensors", "save"]
 
 _TENSORS = "tensors"
-# A Zarr store is a folder, which keeps no order.
+# A Zarr store is a folder, which keeps no order, and netCDF-4 has coordinates first.
 _ORDER = "variable_order"
+_OVERHEAD = 4096
 
 
 def save(
@@ -58,6 +59,7 @@ def save(
     write = _write_netcdf if path.suffix == ".nc" else _write_zarr
     with replacing(path) as draft:
         try:
+            reserve(draft.parent, sum(map(_largest_size, (root, *groups.values()))))
             write(root, draft, group=None)
             for group, tensor in groups.items():
                 write(tensor, draft, group=group)
@@ -108,6 +110,11 @@ def load_tensors(path: str | Path) -> dict[str, xr.Dataset]:
     return {_layer(group): _read(path, group=group) for group in _groups(path)}
 
 
+def _largest_size(ds: xr.Dataset) -> int:
+    """Return more bytes than a file takes: numbers, names and attributes of each variable."""
+    return ds.nbytes + _OVERHEAD * (16 + len(ds.variables))
+
+
 def _group(layer: str) -> str:
     """Return the group of a layer; no layer's name can clash with what the formats reserve."""
     return "layer-" + quote(layer, safe="").replace(".", "%2E").replace("~", "%7E")
@@ -118,13 +125,26 @@ def _layer(group: str) -> str:
 
 
 def _write_netcdf(ds: xr.Dataset, path: Path, group: str | None) -> None:
+    """Write coordinates of dimensions first.
+
+    Otherwise h5netcdf detaches what was attached to the dimension before, on which HDF5 2.0.0
+    fails or crashes the process in about half of all attempts.
+    """
     mode: Literal["w", "a"] = "w" if group is None else "a"
-    ds.to_netcdf(path, mode, format="NETCDF4", group=_inside(group), engine="h5netcdf")
+    first = [dim for dim in ds.dims if dim in ds.variables]
+    names = dict.fromkeys([*first, *ds.variables])
+    sorted_ds = xr.Dataset(coords={name: ds.variables[name] for name in first})
+    sorted_ds = sorted_ds.assign({name: ds.variables[name] for name in names})
+    sorted_ds = sorted_ds.set_coords(list(ds.coords)).assign_attrs(_with_order(ds))
+    sorted_ds.to_netcdf(path, mode, format="NETCDF4", group=_inside(group), engine="h5netcdf")
+
+
+def _with_order(ds: xr.Dataset) -> dict[Hashable, Any]:
+    return {**ds.attrs, _ORDER: json.dumps([str(name) for name in ds.variables])}
 
 
 def _write_zarr(ds: xr.Dataset, path: Path, group: str | None) -> None:
-    order = json.dumps([str(name) for name in ds.variables])
-    ds.assign_attrs({_ORDER: order}).to_zarr(
+    ds.assign_attrs(_with_order(ds)).to_zarr(
         path,
         mode="w-",
         group=_inside(group),

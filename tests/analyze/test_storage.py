@@ -1,0 +1,45 @@
+"""Recordings of analyses on disk: every file opens again, on every attempt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from alignlab import recording as store
+from alignlab.rules import DFA
+from tests.analyze.checkpoints import analyse, written
+
+
+def test_no_coordinate_is_written_after_what_lies_along_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 2.0.0 crashes in some of the attempts to detach what was attached before."""
+    from h5netcdf.dimensions import Dimension
+
+    detached: list[str] = []
+
+    def record(self: Dimension) -> None:
+        detached.extend(f"{self.name} from {ref}" for ref in self._scale_refs or ())
+
+    monkeypatch.setattr(Dimension, "_detach_scale", record)
+    analysis = analyse(
+        written(tmp_path, DFA(seed=5)),
+        diagnostics=(),
+        save=["signals", "weight-gradients", "feedback"],
+    )
+    assert next(iter(analysis.recording.variables)) == "loss"
+    store.save(analysis.recording, tmp_path / "run.nc", tensors=analysis.tensors)
+    assert detached == []
+
+
+@pytest.mark.parametrize("name", ["run.nc", "run.zarr"])
+def test_an_analysis_returns_from_the_disk_as_it_was(tmp_path: Path, name: str) -> None:
+    analysis = analyse(written(tmp_path, DFA(seed=5)), diagnostics=(), save=["signals"])
+    store.save(analysis.recording, tmp_path / name, tensors=analysis.tensors)
+    loaded = store.load(tmp_path / name)
+    xr.testing.assert_identical(loaded, analysis.recording)
+    assert list(loaded.data_vars) == list(analysis.recording.data_vars)
+    for layer, tensors in store.load_tensors(tmp_path / name).items():
+        xr.testing.assert_identical(tensors, analysis.tensors[layer])
