@@ -27,6 +27,7 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["AlignmentMatrix"]
 
 _DIMS = ("rule", "layer")
+_ROUNDING = 1e-12
 _SOURCE = (
     "reconstruction after Refinetti et al. 2021, of the weights and not of their change; "
     "restricted to the error space: our derivation"
@@ -125,7 +126,9 @@ class _Matrix:
     @property
     def spectrum(self) -> np.ndarray:
         values = torch.linalg.svdvals(self.restricted).cpu().numpy()
-        return np.asarray(values / max(values[0], 1e-300))
+        shares = np.asarray(values / max(values[0], 1e-300))
+        # Where a layer is narrower than the error space the rest is zero but for rounding.
+        return np.where(shares > _ROUNDING, shares, 0.0)
 
 
 def _of_rule(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
