@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,9 @@ class Call:
         module: The module.
         output_edge: Where the gradient of the pre-activation is read.
         output_shape: Shape of the output.
-        input: The input, detached.
+        input: The input, detached; None where passes are streamed.
+        input_shape: Its shape.
+        input_dtype: Its precision.
         input_edge: Where the gradient of the input is read; None where it has none.
         weight_seen: Whether autograd saved the weight through the exchange.
     """
@@ -56,7 +59,9 @@ class Call:
     module: nn.Module
     output_edge: GradientEdge
     output_shape: tuple[int, ...]
-    input: Tensor
+    input: Tensor | None
+    input_shape: tuple[int, ...]
+    input_dtype: torch.dtype
     input_edge: GradientEdge | None
     weight_seen: bool
 
@@ -107,13 +112,34 @@ def _require_own_weight(name: str, module: nn.Module) -> None:
 
 
 class Attachment:
-    """Hooks on every measured module for the length of one forward pass."""
+    """Hooks on every measured module for the length of one forward pass.
 
-    def __init__(self, model: nn.Module, swap: WeightSwap) -> None:
-        """Prepare; hooks are placed on entering the context."""
+    Attributes:
+        calls: Calls in order.
+        without_gradient: Modules that were called where no gradient flows.
+        recomputed: Whether a backward pass ran a module again, as checkpointing does.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        swap: WeightSwap | None,
+        *,
+        on_call: Callable[[Call, Tensor], None] | None = None,
+    ) -> None:
+        """Prepare; hooks are placed on entering the context.
+
+        Args:
+            modules: Measured modules by name.
+            swap: What the weights are saved through, if anything.
+            on_call: Told of every call with its input as it ends; calls then keep no
+                inputs, so that memory is freed as it would be.
+        """
         self.calls: list[Call] = []
+        self.recomputed = False
+        self._on_call = on_call
         self.without_gradient: list[str] = []
-        self._modules = measured_modules(model)
+        self._modules = modules
         self._swap = swap
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._open: list[tuple[str, Tensor, GradientEdge | None, int]] = []
@@ -122,7 +148,8 @@ class Attachment:
     def __enter__(self) -> Attachment:
         """Place the hooks."""
         for name, module in self._modules.items():
-            self._handles.append(module.register_forward_pre_hook(self._before(name)))
+            if self._swap is not None:
+                self._handles.append(module.register_forward_pre_hook(self._before(name)))
             self._handles.append(module.register_forward_hook(self._after(name)))
         return self
 
@@ -140,15 +167,20 @@ class Attachment:
 
     def _before(self, name: str) -> Any:
         def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if _is_recomputation() or not torch.is_grad_enabled():
+            if _is_recomputation():
+                self.recomputed = True
+                return
+            if not torch.is_grad_enabled():
                 return
             if not arguments or not isinstance(arguments[0], Tensor):
                 msg = f"The module {name!r} was called without a tensor as its first argument."
                 raise MeasurementError(msg)
             x = arguments[0]
             edge = get_gradient_edge(x) if x.requires_grad else None
-            self._open.append((name, x.detach(), edge, self._swap.packed[name]))
-            self._swap.caller = name
+            packed = 0
+            if self._swap is not None:
+                packed, self._swap.caller = self._swap.packed[name], name
+            self._open.append((name, x.detach(), edge, packed))
 
         return hook
 
@@ -156,8 +188,15 @@ class Attachment:
         def hook(module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:
             if _is_recomputation() or not torch.is_grad_enabled():
                 return None
-            _, x, edge, before = self._open.pop()
-            self._swap.caller = self._open[-1][0] if self._open else ""
+            if self._swap is None:
+                x = _arguments[0]
+                edge = get_gradient_edge(x) if x.requires_grad else None
+                seen = True
+            else:
+                _, x, edge, before = self._open.pop()
+                seen = edge is None
+                self._swap.caller = self._open[-1][0] if self._open else ""
+                seen = seen or self._swap.packed[name] > before
             _require_own_map(name, module, x, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
@@ -165,18 +204,21 @@ class Attachment:
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
             out = output if fixed is None else fixed
             count = self._count[name] = self._count.get(name, 0) + 1
-            self.calls.append(
-                Call(
-                    name=name if count == 1 else f"{name}@{count}",
-                    module_name=name,
-                    module=module,
-                    output_edge=get_gradient_edge(out),
-                    output_shape=tuple(out.shape),
-                    input=x,
-                    input_edge=edge,
-                    weight_seen=edge is None or self._swap.packed[name] > before,
-                )
+            call = Call(
+                name=name if count == 1 else f"{name}@{count}",
+                module_name=name,
+                module=module,
+                output_edge=get_gradient_edge(out),
+                output_shape=tuple(out.shape),
+                input=None if self._on_call is not None else x,
+                input_shape=tuple(x.shape),
+                input_dtype=x.dtype,
+                input_edge=edge,
+                weight_seen=seen,
             )
+            self.calls.append(call)
+            if self._on_call is not None:
+                self._on_call(call, x)
             return fixed
 
         return hook

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, final
 
 import torch
@@ -19,7 +21,7 @@ from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
 from alignlab.sites import Layer
 
-__all__ = ["BackwardPass", "Capture", "Loss"]
+__all__ = ["BackwardPass", "Capture", "Loss", "eager"]
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -84,9 +86,9 @@ class Capture:
         self._weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
         self._swap = WeightSwap(self._weights, volatile=model.buffers())
         self.state: Final = State.of(model)
-        attachment = Attachment(model, self._swap)
+        attachment = Attachment(self._modules, self._swap)
         try:
-            with _eager(model), torch.enable_grad():
+            with eager(model)(), torch.enable_grad():
                 with attachment, self._swap.recording():
                     self.output = model(x)
                 # A penalty on weights in the loss keeps the weights themselves.
@@ -98,7 +100,7 @@ class Capture:
         self._check_loss()
         refuse_custom_backwards(self.loss.grad_fn)
         refuse_other_weights(self.loss.grad_fn, model, self._weights)
-        self.layout = Layout(attachment.calls, self.loss)
+        self.layout = Layout(attachment.calls, self.loss.grad_fn)
         self.layers = self.layout.layers
 
     @property
@@ -121,7 +123,9 @@ class Capture:
 
     def input_of(self, layer: Layer) -> Tensor:
         """Return the layer's input, detached, shape ``(n_samples, ...)``."""
-        return self.layout.call(layer).input
+        x = self.layout.call(layer).input
+        assert x is not None
+        return x
 
     def module_of(self, layer: Layer) -> nn.Module:
         """Return the module that the layer calls."""
@@ -304,7 +308,7 @@ class Capture:
         x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
         self.state.restore_random()
         try:
-            with torch.no_grad(), _eager(self.model):
+            with torch.no_grad(), eager(self.model)():
                 output = torch.func.functional_call(self.model, cast, (x,))
                 return self._loss_function(output, y).detach()
         finally:
@@ -326,8 +330,8 @@ def _cast(tensor: Tensor, precision: torch.dtype) -> Tensor:
     return tensor.to(precision) if tensor.is_floating_point() else tensor
 
 
-def _eager(model: nn.Module) -> Any:
-    """Return a context in which compiled modules run eagerly; hooks need that."""
+def eager(model: nn.Module) -> Callable[[], Any]:
+    """Return what opens a context in which compiled modules run eagerly; hooks need that."""
     if any(type(m).__name__ == "OptimizedModule" for m in model.modules()):
-        return torch.compiler.set_stance("force_eager")
-    return torch.enable_grad()
+        return partial(torch.compiler.set_stance, "force_eager")
+    return nullcontext

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Segment",
+    "chain_between",
     "cut",
+    "is_chain",
     "leaves_between",
     "reachable_calls",
     "reaches",
     "refuse_custom_backwards",
     "refuse_other_weights",
     "segments",
+    "weight_operand",
 ]
 
 
@@ -105,6 +108,56 @@ def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
         for node in _walk(start, blocked)
         if node not in blocked and hasattr(node, "variable")
     ]
+
+
+def is_chain(entry: Any, end: Any) -> bool:
+    """Return whether one node after another leads from an entry to a pre-activation.
+
+    Each takes one gradient and hands on one; such nodes can be called one by one.
+
+    Args:
+        entry: Gradient edge of the entry.
+        end: Gradient edge of the pre-activation.
+    """
+    node, number = entry.node, entry.output_nr
+    while node is not end.node:
+        following = [edge for edge in node.next_functions if edge[0] is not None]
+        if number != 0 or len(node._input_metadata) != 1 or len(following) != 1:
+            return False
+        node, number = following[0]
+    return bool(number == end.output_nr)
+
+
+def chain_between(entry: Any, end: Any) -> list[Any]:
+    """Return the nodes of a chain, from the entry down to the pre-activation, without its node."""
+    nodes = []
+    node = entry.node
+    while node is not end.node:
+        nodes.append(node)
+        node = next(edge[0] for edge in node.next_functions if edge[0] is not None)
+    return nodes
+
+
+def weight_operand(node: Any, weight: Tensor) -> tuple[int, int] | None:
+    """Return where a pre-activation's node forms the gradient of a weight.
+
+    Args:
+        node: Autograd node of the pre-activation.
+        weight: The weight.
+
+    Returns:
+        How many views lie between that node and the product, and the place of the weight among
+        the product's operands; None if no product of the weight is found.
+    """
+    views = 0
+    while True:
+        for place, (following, _) in enumerate(node.next_functions):
+            if following is not None and _leaf_behind(following) is weight:
+                return views, place
+        onward = [following for following, _ in node.next_functions if following is not None]
+        if len(onward) != 1 or _operation(node) not in _VIEWS:
+            return None
+        node, views = onward[0], views + 1
 
 
 def reaches(start: Any, target: Any, stops: set[Any]) -> bool:

@@ -25,9 +25,14 @@ class Layout:
         layers: The calls as layers, in the same order.
     """
 
-    def __init__(self, calls: Sequence[Call], loss: Tensor) -> None:
-        """Keep the calls on which the loss depends."""
-        self._start: Final = loss.grad_fn
+    def __init__(self, calls: Sequence[Call], start: Any) -> None:
+        """Keep the calls on which the loss depends.
+
+        Args:
+            calls: All calls of a forward pass, in order.
+            start: Autograd node of the loss, or of the output layer's pre-activation.
+        """
+        self._start: Final = start
         self.calls: Final = _in_the_graph(calls, self._start)
         _require_samples(self.calls)
         self.segments: Final = segments(self.calls)
@@ -61,7 +66,7 @@ class Layout:
 
     def entry_shape(self, segment: Segment) -> tuple[int, ...]:
         """Return the shape of a segment's entry with its samples."""
-        return tuple(self.calls[segment.consumer].input.shape)
+        return self.calls[segment.consumer].input_shape
 
     def segment_of(self, layer: Layer) -> Segment:
         """Return the segment in which a hidden layer lies."""
@@ -248,7 +253,7 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
         kind=kind,
         depth=depth,
         shape=tuple(call.output_shape[1:]),
-        entry_shape=tuple(consumer.input.shape[1:]) if consumer else (),
+        entry_shape=consumer.input_shape[1:] if consumer else (),
         consumer=consumer.name if consumer else "",
         fan_in=weight[0].numel(),
         n_parameters=weight.numel() + (bias.numel() if bias is not None else 0),
