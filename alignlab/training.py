@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError
-from alignlab.feedback import digest
+from alignlab.feedback import Feedback, digest, encoded
 from alignlab.rules._base import Rule
 from alignlab.rules.bp import BP
 from alignlab.snapshot import MeasuredRule, fresh_feedback, run_rule
@@ -33,7 +33,7 @@ class Training:
     """
 
     rule: Rule
-    feedback: Mapping[str, Tensor]
+    feedback: Mapping[str, Feedback]
     losses: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,10 +131,9 @@ def save_checkpoint(
         **metadata,
     }
     if training.feedback:
-        plain = {name: t.detach().cpu().contiguous() for name, t in training.feedback.items()}
-        ours["feedback_sha256"] = digest(plain)
+        ours["feedback_sha256"] = digest(training.feedback)
         if feedback:
-            ours["feedback"] = plain
+            ours["feedback"] = encoded(training.feedback)
     draft = path.with_name(f".{path.name}.part")
     torch.save({"model": model.state_dict(), "alignlab": ours}, draft)
     return draft.replace(path)
@@ -160,7 +159,7 @@ class _Step:
         self._measured: MeasuredRule | None = None
 
     @property
-    def feedback(self) -> Mapping[str, Tensor]:
+    def feedback(self) -> Mapping[str, Feedback]:
         """The feedback that was drawn before the first step; empty where none was drawn."""
         drawn = self._measured if self._rule.has_random_feedback else None
         return drawn.feedback if drawn else {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alignlab.checkpoints import Checkpoint, StoredFeedback, feedback_for
 from alignlab.engine.capture import Capture
 from alignlab.errors import CheckpointError, InputError
-from alignlab.feedback import digest
+from alignlab.feedback import Feedback, digest
 from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule, Rule
 from alignlab.sites import Layer
@@ -21,7 +21,7 @@ from alignlab.specs import parse_rule
 
 __all__ = ["measured_rule", "trained_rule"]
 
-_STRUCTURAL = ("structure", "shared", "granularity")
+_STRUCTURAL = ("structure", "shared", "granularity", "rank", "storage")
 
 
 def trained_rule(checkpoint: Checkpoint) -> str:
@@ -127,7 +127,7 @@ def _metadata(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return ours if isinstance(ours, Mapping) else {}
 
 
-def _as_stored(rule: Rule, feedback: Mapping[str, Tensor]) -> Rule:
+def _as_stored(rule: Rule, feedback: Mapping[str, Feedback]) -> Rule:
     """Return the rule whose redraws have the structure of the stored feedback.
 
     Feedback that is the same at every position, or the spread of one kernel over them all, is
@@ -135,7 +135,7 @@ def _as_stored(rule: Rule, feedback: Mapping[str, Tensor]) -> Rule:
     """
     if rule.name != "dfa" or not hasattr(rule, "structure"):
         return rule
-    maps = [tensor for tensor in feedback.values() if tensor.dim() > 2]
+    maps = [one for one in feedback.values() if isinstance(one, Tensor) and one.dim() > 2]
     if maps and all(_is_nearly_constant(tensor) for tensor in maps):
         return replace(rule, structure="channel")  # type: ignore[type-var]
     return rule
@@ -147,11 +147,12 @@ def _is_nearly_constant(maps: Tensor) -> bool:
     return bool(flat.mean(2).square().sum() * flat.shape[2] >= 0.5 * flat.square().sum())
 
 
-def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> dict[str, Tensor]:
+def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> dict[str, Feedback]:
     assert isinstance(rule, DirectRule)
     by_place = {(entry.layer, entry.at): entry for entry in stored}
     layers = {layer.name: layer for layer in capture.layers}
-    found, missing = {}, []
+    found: dict[str, Feedback] = {}
+    missing = []
     for layer in capture.injection_layers(rule.granularity):
         entry = by_place.get((layer.name, "entry"))
         at_input = by_place.get((layers[layer.consumer].module, "input"))
@@ -185,10 +186,14 @@ def _require_no_shortcut(entry: StoredFeedback, layer: Layer, capture: Capture) 
         raise InputError(message)
 
 
-def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Tensor:
+def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Feedback:
     """Return stored feedback as ``(n_errors, *entry_shape)``; a transposed matrix is turned."""
     n_errors, width = capture.n_errors, layer.entry_width
     tensor = entry.tensor
+    if not isinstance(tensor, Tensor):
+        if tensor.shape == (n_errors, *layer.entry_shape):
+            return tensor
+        raise _unfit(entry, f"({n_errors}, {', '.join(map(str, layer.entry_shape))})", layer.name)
     if tensor.numel() == n_errors * width and tensor.shape[0] == n_errors:
         return tensor.reshape(n_errors, *layer.entry_shape)
     if tuple(tensor.shape) == (width, n_errors):
@@ -196,21 +201,22 @@ def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Tensor:
     raise _unfit(entry, f"({n_errors}, {', '.join(map(str, layer.entry_shape))})", layer.name)
 
 
-def _at_input(entry: StoredFeedback, layer: Layer, consumer: Layer, capture: Capture) -> Tensor:
+def _at_input(entry: StoredFeedback, layer: Layer, consumer: Layer, capture: Capture) -> Feedback:
     """Return feedback stored on the consumer; its kernel acts on an error at all positions."""
     module = capture.module_of(consumer)
-    if isinstance(module, nn.Linear) or entry.tensor.dim() <= 2:
+    kernel = entry.tensor
+    if isinstance(module, nn.Linear) or not isinstance(kernel, Tensor) or kernel.dim() <= 2:
         return _shaped(entry, layer, capture)
     weight = module.weight
     assert isinstance(weight, Tensor)
     n_errors = capture.n_errors
-    if entry.tensor.shape[0] != n_errors or entry.tensor.shape[1:] != weight.shape[1:]:
+    if kernel.shape[0] != n_errors or kernel.shape[1:] != weight.shape[1:]:
         raise _unfit(entry, f"({n_errors}, {', '.join(map(str, weight.shape[1:]))})", layer.name)
     places = consumer.shape[1:]
     error = torch.eye(n_errors).reshape(n_errors, n_errors, *(1 for _ in places))
     spread = error.expand(n_errors, n_errors, *places).to(weight)
     shape = torch.Size((n_errors, *layer.entry_shape))
-    return transposed(module, spread, entry.tensor, shape).detach()
+    return transposed(module, spread, kernel, shape).detach()
 
 
 def _weights(stored: Sequence[StoredFeedback], capture: Capture) -> dict[str, Tensor]:
@@ -222,6 +228,7 @@ def _weights(stored: Sequence[StoredFeedback], capture: Capture) -> dict[str, Te
     for module, weight in weights.items():
         entry = by_module.get(module)
         if entry is not None:
+            assert isinstance(entry.tensor, Tensor)
             if entry.tensor.shape != weight.shape:
                 raise _unfit(entry, str(tuple(weight.shape)), module)
             found[module] = entry.tensor.to(weight)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import at_entries
 from alignlab.diagnostics._local import by_channel, gains
-from alignlab.engine.direct import project
+from alignlab.feedback import project
 from alignlab.kernels.attainable import Attainable
 from alignlab.kernels.convolution import CONVOLUTIONS, design, has_even_padding
 from alignlab.kernels.cosines import cosine

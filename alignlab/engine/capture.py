@@ -19,6 +19,7 @@ from alignlab.engine.parameters import parameter_gradients
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
+from alignlab.feedback import Feedback
 from alignlab.sites import Layer
 
 __all__ = ["BackwardPass", "Capture", "Loss", "eager"]
@@ -195,7 +196,7 @@ class Capture:
 
     def direct(
         self,
-        feedback: Mapping[str, Tensor],
+        feedback: Mapping[str, Feedback],
         *,
         error: Tensor,
         granularity: str = "micro",
@@ -204,7 +205,7 @@ class Capture:
         """Inject the error at every entry and carry it to the pre-activations.
 
         Args:
-            feedback: By injection layer, shape ``(n_errors, *entry_shape)``.
+            feedback: By injection layer, shape ``(n_errors, *entry_shape)``, in any form.
             error: dL/da at the output, shape ``(n_samples, ...)``.
             granularity: ``micro`` or ``macro``.
             parameters: Whether the gradients of the parameters are wanted too.

@@ -246,7 +246,7 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
     kind = next(
         c.__name__ for c in type(call.module).__mro__ if c.__module__.startswith("torch.nn")
     )
-    channel_axis = 1 if kind.startswith("Conv") else -1
+    channel_axis = 1 if _is_convolution(call.module) else -1
     return Layer(
         name=call.name,
         module=call.module_name,
@@ -258,4 +258,9 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
         fan_in=weight[0].numel(),
         n_parameters=weight.numel() + (bias.numel() if bias is not None else 0),
         channels=call.output_shape[channel_axis],
+        entry_channel_axis=0 if consumer and _is_convolution(consumer.module) else -1,
     )
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
