@@ -15,6 +15,7 @@ from alignlab.errors import CheckpointError, InputError
 from alignlab.feedback import Feedback, digest
 from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule, Rule
+from alignlab.rules._signs import SignConcordantRule
 from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, fresh_feedback
 from alignlab.specs import parse_rule
@@ -58,10 +59,9 @@ def measured_rule(
         InputError: Feedback for some layers only, or a rule that contradicts the file.
     """
     rule = _reconciled(rule, checkpoint)
-    if not rule.has_random_feedback:
-        feedback = fresh_feedback(capture, rule, seed=0)
-        return MeasuredRule(rule, feedback, "derived from weights")
     replay = replay if _metadata(checkpoint).get("rule", rule.name) == rule.name else None
+    if not rule.has_random_feedback:
+        return _derived(rule, checkpoint, capture, replay)
     if replay is not None and getattr(rule, "normalisation", "") == "weight":
         message = (
             f"The feedback of {rule.label} has the size of the initial weights, which the file "
@@ -80,6 +80,33 @@ def measured_rule(
         return _replayed(rule, checkpoint, capture, replay)
     seed = int(getattr(rule, "seed", 0))
     return MeasuredRule(rule, fresh_feedback(capture, rule, seed=seed), "drawn")
+
+
+def _derived(
+    rule: Rule, checkpoint: Checkpoint, capture: Capture, replay: int | None
+) -> MeasuredRule:
+    """Return a rule that follows the weights, with the magnitudes of the training where it has any.
+
+    A file may hold them, or a seed that the user gives replay them.
+    """
+    stored = feedback_for(checkpoint, rule.name) if isinstance(rule, SignConcordantRule) else ()
+    fixed = isinstance(rule, SignConcordantRule) and rule.has_fixed_magnitudes
+    seed = int(getattr(rule, "seed", 0)) if replay is None or not fixed else replay
+    fresh = fresh_feedback(capture, rule, seed=seed)
+    if stored:
+        found = _weights(stored, capture)
+        if replay is not None and fixed:
+            _require_same(digest(_sizes(found)), digest(_sizes(fresh)), replay)
+        return MeasuredRule(rule, found, "checkpoint")
+    if replay is None or not fixed:
+        return MeasuredRule(rule, fresh, "derived from weights")
+    assert isinstance(rule, SignConcordantRule)
+    sizes = rule.magnitudes(capture.module_weights(), seed=replay)
+    return MeasuredRule(rule, fresh, _proven(checkpoint, sizes, replay))
+
+
+def _sizes(feedback: Mapping[str, Feedback]) -> dict[str, Tensor]:
+    return {name: one.abs() for name, one in feedback.items() if isinstance(one, Tensor)}
 
 
 def _reconciled(rule: Rule, checkpoint: Checkpoint) -> Rule:
@@ -106,11 +133,16 @@ def _reconciled(rule: Rule, checkpoint: Checkpoint) -> Rule:
 
 def _replayed(rule: Rule, checkpoint: Checkpoint, capture: Capture, replay: int) -> MeasuredRule:
     feedback = fresh_feedback(capture, rule, seed=replay)
+    return MeasuredRule(rule, feedback, _proven(checkpoint, feedback, replay))
+
+
+def _proven(checkpoint: Checkpoint, feedback: Mapping[str, Feedback], replay: int) -> str:
+    """Return the origin of feedback drawn from a seed, compared with the hash of the file."""
     promised = _metadata(checkpoint).get("feedback_sha256")
     if isinstance(promised, str) and promised:
         _require_same(promised, digest(feedback), replay)
-        return MeasuredRule(rule, feedback, "replayed")
-    return MeasuredRule(rule, feedback, "replayed, unverified")
+        return "replayed"
+    return "replayed, unverified"
 
 
 def _require_same(promised: str, found: str, seed: int) -> None:

@@ -32,6 +32,7 @@ _NOTES = {
     "usf": "Signs are those of the present weights; the file holds those of the last forward pass.",
     "brsf": "Magnitudes are drawn anew for every batch; these are the last ones in the file.",
 }
+_OURS = {"frsf": "Stored magnitudes carry the signs of the present weights."}
 
 
 def is_feedback_key(name: str) -> bool:
@@ -151,9 +152,10 @@ def trainer_feedback(
             kind="weight" if is_weight and isinstance(value, Tensor) else "direct",
             layer=name.removeprefix(prefix),
             at="input" if is_weight and isinstance(value, Tensor) else "entry",
-            tensor=value,
+            tensor=_acting(rule, value, weights.get(f"{name.removeprefix(prefix)}.weight")),
             key=f"alignlab.feedback.{name}",
             rule=rule,
+            note=_OURS.get(rule, ""),
         )
         for name, value in held_forms.items()
     )
@@ -175,6 +177,14 @@ def _held_forms(stored: Mapping[object, object]) -> dict[str, Feedback]:
     except InputError as error:
         message = f"holds feedback that cannot be read: {error}"
         raise CheckpointError(message) from error
+
+
+def _acting(rule: str, value: Feedback, weight: Tensor | None) -> Feedback:
+    """Return stored feedback as it acts: magnitudes with the signs of the present weight."""
+    if rule not in _OURS or not isinstance(value, Tensor) or _shape(weight) != tuple(value.shape):
+        return value
+    assert weight is not None
+    return value * weight.detach().sign()
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:

@@ -63,9 +63,7 @@ def at_entries(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> dict[str
     }
 
 
-def matrices_at_entries(
-    snapshot: Snapshot, feedback: Mapping[str, Feedback]
-) -> dict[str, Tensor]:
+def matrices_at_entries(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> dict[str, Tensor]:
     """Return the feedback at every layer's entry as matrices, where they can be had.
 
     There are none for more than ``MOST_ERRORS`` errors, and none for feedback that is held as
@@ -126,8 +124,8 @@ def error_space(errors: Tensor) -> Tensor:
     # The same vectors from the samples' side, which for many errors is far the smaller.
     values, samples = torch.linalg.eigh(matrix @ matrix.T)
     kept = values > 1e-6 * values.amax()
-    result = (matrix.T @ (samples[:, kept] / values[kept].sqrt())).flip(1)
-    return result
+    basis: Tensor = matrix.T @ (samples[:, kept] / values[kept].sqrt())
+    return basis.flip(1)
 
 
 def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:

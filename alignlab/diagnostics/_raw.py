@@ -130,9 +130,7 @@ def _feedback(snapshot: Snapshot, layer: Layer) -> Iterator[tuple[str, _Variable
             yield f"feedback_{title}_{number}", (dims, _array(tensor))
 
 
-def _held(
-    snapshot: Snapshot, layer: Layer, measured: MeasuredRule
-) -> tuple[str, Feedback | None]:
+def _held(snapshot: Snapshot, layer: Layer, measured: MeasuredRule) -> tuple[str, Feedback | None]:
     """Return what kind of feedback a rule has at a layer, and the feedback."""
     if isinstance(measured.rule, DirectRule):
         return "direct", at_entries(snapshot, measured.feedback).get(layer.name)

@@ -36,6 +36,18 @@ class Rule(ABC):
         ]
         return f"{self.name}({', '.join(options)})" if options else self.name
 
+    def at_step(self, step: int) -> Rule:
+        """Return the rule as it acts in one pass of a training.
+
+        Args:
+            step: Number of the pass, from 0.
+
+        Returns:
+            The rule itself, but for rules that draw something anew in every pass.
+        """
+        del step
+        return self
+
 
 class DirectRule(Rule):
     """A rule that sends the error at the output directly to the entry of every layer."""
