@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["Pair", "at_entries", "direct_pairs", "error_space", "matrices_at_entries", "path"]
+__all__ = [
+    "MOST_ERRORS",
+    "Pair",
+    "at_entries",
+    "direct_pairs",
+    "error_space",
+    "matrices_at_entries",
+    "path",
+]
 
 MOST_ERRORS = 4096
 """Entries of the error above which nothing is read from the feedback matrices themselves.

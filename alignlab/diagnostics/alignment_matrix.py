@@ -137,6 +137,8 @@ def _of_rule(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     if not basis.shape[1]:
         return
     observed = _matrices(snapshot, measured.feedback, basis)
+    if not observed:
+        return
     draws: dict[str, list[_Matrix]] = {name: [] for name in observed}
     for redrawn in snapshot.redrawn(measured, min(snapshot.draws, 200)):
         for name, matrix in _matrices(snapshot, redrawn.feedback, basis).items():

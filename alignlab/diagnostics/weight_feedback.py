@@ -138,6 +138,8 @@ def _paths(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
 def _with_null(
     name: str, snapshot: Snapshot, measured: MeasuredRule, observed: Mapping[str, float]
 ) -> Iterator[Reading]:
+    if not observed:
+        return
     function = _direct if name == "cosine_weight_feedback" else _paths
     draws: dict[str, list[float]] = {layer: [] for layer in observed}
     for redrawn in snapshot.redrawn(measured, min(snapshot.draws, 200)):
