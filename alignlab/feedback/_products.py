@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Final, final
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from alignlab.errors import MeasurementError
 from alignlab.feedback._forms import Factored, Feedback, Matrix, Positional, Seeded
+from alignlab.kernels.cosines import wide
 
 __all__ = [
     "Projector",
@@ -149,14 +151,27 @@ def squared_norms(error: Tensor, feedback: Feedback) -> Tensor:
 
 
 def as_tensor(feedback: Feedback) -> Tensor:
-    """Return feedback written out, shape ``(n_errors, *entry_shape)``; large for many errors."""
+    """Return feedback written out; large for many errors.
+
+    Args:
+        feedback: Feedback in any form.
+
+    Returns:
+        Shape ``(n_errors, *entry_shape)``. Factors are multiplied in float64, for the rounding of
+        their product in float32 would fill the directions that a low rank leaves empty.
+    """
     if isinstance(feedback, Tensor):
         return feedback
-    matrix = _matrix(feedback)
-    whole = torch.eye(feedback.shape[0])
-    if not isinstance(matrix, Seeded):
-        whole = whole.to(matrix if isinstance(matrix, Tensor) else matrix.left)
-    return project(whole, feedback, (feedback.shape[0], *feedback.shape[1:]))
+    if isinstance(feedback, Seeded):
+        rows = feedback.rows(0, feedback.shape[0])
+        return rows.reshape(-1, *feedback.drawn).expand(feedback.shape)
+    if isinstance(feedback, Factored):
+        product = wide(feedback.left) @ wide(_compact(feedback.right))
+        return product.reshape(-1, *_drawn(feedback)).expand(feedback.shape)
+    matrix = wide(as_tensor(feedback.matrix))
+    plain = replace(feedback, matrix=matrix)
+    whole = torch.eye(feedback.shape[0], dtype=matrix.dtype, device=matrix.device)
+    return project(whole, plain, feedback.shape)
 
 
 def _require_fit(feedback: Feedback, error: Tensor, target: tuple[int, ...]) -> None:
