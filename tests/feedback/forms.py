@@ -47,7 +47,9 @@ def positional(held: Matrix, whole: Tensor, seed: int) -> Case:
     positions = [(2,), (3,), (2, 3)][seed % 3]
     channels = tuple(whole.shape)
     axes = [(0, 0), (0, -1), (-1, 0), (-1, -1)][seed % 4]
-    shapes = [(c, *positions) if a == 0 else (*positions, c) for c, a in zip(channels, axes)]
+    shapes = [
+        (c, *positions) if a == 0 else (*positions, c) for c, a in zip(channels, axes, strict=True)
+    ]
     n = int(np.prod(positions))
     dense = np.einsum("pq,cd->pcqd", np.eye(n), whole.numpy())
     order = [(1, 0) if a == 0 else (0, 1) for a in axes]

@@ -22,6 +22,7 @@ from alignlab.feedback import DISTRIBUTIONS, Factored, Feedback, Positional, See
 from alignlab.probe import Probe
 from alignlab.rules import DFA
 from alignlab.snapshot import MeasuredRule, fresh_feedback
+from alignlab.specs import parse_rule
 
 MANY, WIDE = 50_000, 512
 LARGE = [DFA(rank=32), DFA(storage="seeded", distribution="uniform")]
@@ -291,6 +292,15 @@ def test_factored_feedback_has_no_first_order_chance_level() -> None:
         "dfa(rank=2)": "redraws",
         "dfa(storage=seeded)": "closed form",
     }
+
+
+def test_rule_specs_spell_the_options() -> None:
+    assert parse_rule("dfa(rank=32)") == DFA(rank=32)
+    text = "dfa(storage=seeded, structure=position)"
+    assert parse_rule(text) == DFA(storage="seeded", structure="position")
+    assert parse_rule("brsf(step=3, distribution=uniform)").label == (
+        "brsf(step=3, distribution=uniform)"
+    )
 
 
 def test_the_factors_are_saved_as_they_are() -> None:
