@@ -73,7 +73,7 @@ def _size(snapshot: Snapshot, layer: Layer, kinds: Sequence[str]) -> int:
     if "feedback" in kinds:
         held = [_held(snapshot, layer, measured)[1] for measured in snapshot.rules]
         stored = sum(
-            prod(one.shape) if _is_seeded(one) else n_entries(one)
+            prod(one.shape) if isinstance(one, Seeded) else n_entries(one)
             for one in held
             if one is not None
         )
@@ -122,7 +122,7 @@ def _feedback(snapshot: Snapshot, layer: Layer) -> Iterator[tuple[str, _Variable
         name, held = _held(snapshot, layer, measured)
         if held is None:
             continue
-        parts = {"": as_tensor(held)} if _is_seeded(held) else tensors_of(held)
+        parts = {"": as_tensor(held)} if isinstance(held, Seeded) else tensors_of(held)
         for part, tensor in parts.items():
             title = f"{name}_{part}" if part else name
             label = f"{part}_{number}" if part else f"{number}"
@@ -131,15 +131,11 @@ def _feedback(snapshot: Snapshot, layer: Layer) -> Iterator[tuple[str, _Variable
 
 
 def _held(snapshot: Snapshot, layer: Layer, measured: MeasuredRule) -> tuple[str, Feedback | None]:
-    """Return what kind of feedback a rule has at a layer, and the feedback."""
-    if isinstance(measured.rule, DirectRule):
-        return "direct", at_entries(snapshot, measured.feedback).get(layer.name)
-    return "backward", measured.feedback.get(layer.module)
-
-
-def _is_seeded(feedback: Feedback) -> bool:
-    held = feedback.matrix if isinstance(feedback, Positional) else feedback
-    return isinstance(held, Seeded)
+    """Return what kind of feedback a rule has at a layer, and its matrix."""
+    if not isinstance(measured.rule, DirectRule):
+        return "backward", measured.feedback.get(layer.module)
+    held = at_entries(snapshot, measured.feedback).get(layer.name)
+    return "direct", held.matrix if isinstance(held, Positional) else held
 
 
 def _array(tensor: Tensor | None) -> np.ndarray:
