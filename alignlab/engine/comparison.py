@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alignlab.engine.injection import Injection, contract
 from alignlab.engine.statistics import Flushed, Ring, aligned_rows, norms, products
+from alignlab.feedback import Projector
 
 __all__ = ["ENTRY", "PREACTIVATION", "WEIGHT", "Comparisons", "Levels", "Place"]
 
@@ -178,7 +179,9 @@ class Comparisons:
             rule: _Together([injections[rule, k] for k in range(n_entries)], error)
             for rule, draws in enumerate(n_draws)
             if n_entries
-            and all((rule, k) in injections for k in range(n_entries))
+            and all(
+                (rule, k) in injections and injections[rule, k].is_stacked for k in range(n_entries)
+            )
             and 8 * n_entries * draws * error.numel() <= TOGETHER_BYTES
         }
 
@@ -201,18 +204,18 @@ class Comparisons:
                 ring.slots[ring.present].fill_(torch.nan)
             self._chance[at] = levels.chance
 
-    def keep(self, step: int, levels: Levels, error: Tensor) -> None:
+    def keep(self, step: int, levels: Levels, error: Projector) -> None:
         """End a step whose rows are good.
 
         Args:
             step: Its number.
             levels: What was measured.
-            error: dL/da at the output, shape ``(n_samples, n_errors)``.
+            error: dL/da at the output.
         """
         if levels.entry:
             at = self._at[ENTRY]
             for rule, together in self._together.items():
-                together.write(error, norms=at.norms[rule], products=at.products[rule])
+                together.write(error.rows, norms=at.norms[rule], products=at.products[rule])
         for place in levels.places:
             self.rows[place].keep(step)
 
@@ -221,14 +224,14 @@ class Comparisons:
         for ring in self.rows.values():
             ring.flush()
 
-    def injected(self, index: int, rule: int, true: Tensor, error: Tensor) -> None:
+    def injected(self, index: int, rule: int, true: Tensor, error: Projector) -> None:
         """Compare what a rule injects at an entry, own feedback and redraws, without forming it.
 
         Args:
             index: Index of the entry.
             rule: Index of the rule.
             true: True signal there.
-            error: dL/da at the output, shape ``(n_samples, n_errors)``.
+            error: dL/da at the output.
         """
         together = self._together.get(rule)
         if together is not None:

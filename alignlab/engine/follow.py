@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
@@ -11,9 +10,11 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from alignlab.engine.comparison import ENTRY, PREACTIVATION, Levels
-from alignlab.engine.graph import Segment, chain_between
+from alignlab.engine.graph import Segment
+from alignlab.engine.local import Gradients, carried, compare_weights
 from alignlab.engine.plan import Direct, Plan, Replaced, described
 from alignlab.errors import AlignlabError, MeasurementError
+from alignlab.feedback import Projector
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Followed"]
 
-Gradients = tuple[Tensor | None, ...]
-Signals = dict[int, list[Tensor]]
 PlanOf = Callable[[Sequence["Call"], tuple[Any, ...], Any, Tensor], Plan]
 
 
@@ -71,7 +70,8 @@ class Followed:
         self._entries: dict[Any, list[int]] = {}
         self._open: set[tuple[str, int]] = set()
         self._held: dict[tuple[str, int, int], list[Tensor]] = {}
-        self._gradient = self._error = _NOTHING
+        self._gradient = _NOTHING
+        self._error = Projector(_NOTHING)
 
     def on_call(self, call: Call, x: Tensor) -> None:
         """Learn of a call, and watch its pre-activation if it may be the output."""
@@ -140,7 +140,8 @@ class Followed:
         self._handles, self._calls, self._used = [], [], []
         self._inputs, self._entries, self._held = {}, {}, {}
         self._expected = self._plan = None
-        self._gradient = self._error = _NOTHING
+        self._gradient = _NOTHING
+        self._error = Projector(_NOTHING)
 
     def _watch(self, node: Any, action: Callable[..., None], *first: Any) -> None:
         def hook(gradients: Gradients) -> None:
@@ -208,7 +209,7 @@ class Followed:
                 self._watch(call.output_edge.node, self._at_preactivation, index)
                 self._open.add((PREACTIVATION, index))
         self._gradient = error
-        self._error = error.reshape(len(error), -1).to(plan.rows.dtype)
+        self._error = Projector(error.to(plan.rows.dtype))
         plan.rows.begin(self._levels)
         for rule_number, rule in enumerate(plan.rules):
             if isinstance(rule, Replaced):
@@ -244,13 +245,9 @@ class Followed:
         is_chain = k in plan.chains and not inner and plan.passes > 0 and not plan.recomputes
         count = rule.n_draws if self._levels.chance else 1
         for signal in plan.injections[number, k].signals(self._error, count, into=plan.memory):
-            if is_chain:
-                found: Sequence[Tensor] = [_through(chain_between(entry, members[0]), signal)]
-            else:
-                found = torch.autograd.grad(
-                    [entry], [*members, *below], grad_outputs=[signal], retain_graph=True
-                )
-            found = [_own(each, plan.memory) for each in found]
+            found = carried(
+                entry, [*members, *below], signal, is_chain=is_chain, memory=plan.memory
+            )
             if self._local:
                 for m, each in zip(group.members, found, strict=False):
                     self._hold(PREACTIVATION, m, number, each)
@@ -274,7 +271,16 @@ class Followed:
             for number, drawn in signals.items():
                 plan.rows.approximate(PREACTIVATION, index, number, true, drawn)
         if self._levels.weight_gradient:
-            self._compare_weights(plan, index, true, signals)
+            handle = compare_weights(
+                plan,
+                index,
+                self._used[index].output_edge,
+                x=self._inputs.pop(plan.used[index]),
+                true=true,
+                signals=signals,
+                is_busy=lambda: self._busy,
+            )
+            self._handles += [] if handle is None else [handle]
 
     def _entry_edge(self, segment: Segment) -> GradientEdge:
         edge = self._used[segment.consumer].input_edge
@@ -318,46 +324,5 @@ class Followed:
         )
         return dict(zip(edges, found, strict=True))
 
-    def _compare_weights(self, plan: Plan, index: int, true: Tensor, signals: Signals) -> None:
-        """Compare weight gradients: by Gram matrices at once, or when the true one is formed."""
-        x = self._inputs.pop(plan.used[index])
-        call, operand = self._used[index], plan.operand[index]
-        if operand is None:
-            return
-        views, place = operand
-        node: Any = call.output_edge.node
-        for _ in range(views):
-            node = next(following for following, _ in node.next_functions if following is not None)
-        gradients: Signals = {}
-        if plan.gram[index]:
-            plan.rows.gram(index, x, true, signals)
-        else:
-            target = GradientEdge(*node.next_functions[place])
-            form = partial(torch.autograd.grad, [call.output_edge], [target], retain_graph=True)
-            for number, drawn in signals.items():
-                gradients[number] = [form(grad_outputs=[signal])[0] for signal in drawn]
 
-        def formed(inputs: Gradients, _outputs: Gradients) -> None:
-            gradient = inputs[place]
-            if not self._busy and gradient is not None:
-                plan.rows.weights(index, gradient, gradients)
-                gradients.clear()
-
-        self._handles.append(node.register_hook(formed))
-
-
-_NOTHING = torch.empty(0)
-
-
-def _own(signal: Tensor, memory: Tensor) -> Tensor:
-    """Return a signal in memory of its own."""
-    borrowed = signal.untyped_storage().data_ptr() == memory.untyped_storage().data_ptr()
-    return signal.clone() if borrowed else signal
-
-
-def _through(nodes: Sequence[Any], signal: Tensor) -> Tensor:
-    """Return what a chain of nodes makes of a signal."""
-    for node in nodes:
-        found = node(signal)
-        signal = next(e for e in found if e is not None) if isinstance(found, tuple) else found
-    return signal
+_NOTHING = torch.empty(0, 1)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from alignlab.engine.comparison import ENTRY, Comparisons
 from alignlab.engine.graph import Segment, is_chain, weight_operand
-from alignlab.engine.injection import Injection
+from alignlab.engine.injection import Injection, moved
 from alignlab.engine.layout import Layout, parameter
 from alignlab.engine.statistics import Flushed, ring_dtype
+from alignlab.feedback import Feedback
 
 if TYPE_CHECKING:
     from alignlab.engine.attach import Call
@@ -33,7 +34,7 @@ class Direct:
     """
 
     label: str
-    feedback: tuple[Mapping[str, Any], ...]
+    feedback: tuple[Mapping[str, Feedback], ...]
     granularity: str
 
     @property
@@ -128,10 +129,11 @@ class Plan:
         self.inner: Final[dict[str, dict[int, tuple[int, ...]]]] = {}
         for granularity in {r.granularity for r in self.rules if isinstance(r, Direct)}:
             self._find_groups(layout, granularity)
+        like, seen = error.new_empty(0, dtype=ring_dtype(error)), dict[int, Tensor]()
         self.injections: Final = {
             (number, k): Injection(
-                [each[layout.layers[group.members[-1]].name] for each in rule.feedback],
-                like=error.new_empty(0, dtype=ring_dtype(error)),
+                [moved(draw[self.name_of(ENTRY, k)], like, seen) for draw in rule.feedback],
+                like=like,
                 shape=layout.entry_shape(group),
                 dtype=layout.calls[group.consumer].input_dtype,
             )

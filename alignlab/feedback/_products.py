@@ -40,23 +40,28 @@ def project(error: Tensor, feedback: Feedback, shape: Sequence[int]) -> Tensor:
 
 @final
 class Projector:
-    """Brings one error to the entries of many layers, through shared factors once."""
+    """Brings one error to the entries of many layers, through shared factors once.
+
+    Attributes:
+        rows: The error, shape ``(n_samples, n_errors)``.
+    """
 
     def __init__(self, error: Tensor) -> None:
         """Hold an error of shape ``(n_samples, ...)``."""
         self._error: Final = error
+        self.rows: Final = error.flatten(1)
         self._coordinates: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, feedback: Feedback, shape: Sequence[int]) -> Tensor:
         """Return B e in the shape of the entry; see ``project``."""
         target = tuple(shape)
         _require_fit(feedback, self._error, target)
-        values = self._applied(self._rows(feedback), _matrix(feedback))
+        values = self._applied(self._rows_of(feedback), _matrix(feedback))
         return _to_entry(values, feedback, len(self._error)).reshape(target)
 
     def squared_norms(self, feedback: Feedback) -> Tensor:
         """Return |B e|^2 of every sample; see the function of that name."""
-        rows, matrix = self._rows(feedback), _matrix(feedback)
+        rows, matrix = self._rows_of(feedback), _matrix(feedback)
         if isinstance(matrix, Factored):
             reduced = self._reduced(rows, matrix.left)
             right = _compact(matrix.right).to(rows)
@@ -67,7 +72,7 @@ class Projector:
 
     def inner_products(self, signal: Tensor, feedback: Feedback) -> Tensor:
         """Return <g, B e> of every sample; see the function of that name."""
-        rows, matrix = self._rows(feedback), _matrix(feedback)
+        rows, matrix = self._rows_of(feedback), _matrix(feedback)
         given = _from_entry(signal, feedback)
         if isinstance(matrix, Factored):
             right = _compact(matrix.right).to(rows)
@@ -76,7 +81,7 @@ class Projector:
             products = (given * self._applied(rows, matrix)).sum(1)
         return products.reshape(len(self._error), -1).sum(1)
 
-    def _rows(self, feedback: Feedback) -> Tensor:
+    def _rows_of(self, feedback: Feedback) -> Tensor:
         return _error_rows(self._error, feedback)
 
     def _applied(self, rows: Tensor, matrix: Matrix) -> Tensor:
