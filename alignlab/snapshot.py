@@ -187,8 +187,8 @@ class Snapshot:
 
     @property
     def error(self) -> Tensor:
-        """The error e = dL/da at the output, one row per sample, shape ``(n_samples, n)``."""
-        signal = self.true.preactivation[self.capture.layout.output_layer.name]
+        """The error e = dL/da at all output layers, one row per sample, ``(n_samples, n)``."""
+        signal = self.capture.layout.joined(self.true.preactivation)
         return signal.reshape(signal.shape[0], -1)
 
     @cached_property
@@ -298,7 +298,7 @@ def run_rule(
     if isinstance(measured.rule, DirectRule):
         return capture.direct(
             measured.feedback,
-            error=true.preactivation[capture.layout.output_layer.name],
+            error=capture.layout.joined(true.preactivation),
             granularity=measured.rule.granularity,
             parameters=parameters,
         )

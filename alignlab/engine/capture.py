@@ -9,11 +9,14 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, measured_modules
+from alignlab.engine.attach import Attachment, has_own_weight, measured_modules
 from alignlab.engine.direct import inject
-from alignlab.engine.graph import cut, refuse_custom_backwards, refuse_other_weights
-from alignlab.engine.layout import Layout, parameter
+from alignlab.engine.exchange import Exchange
+from alignlab.engine.graph import cut, refuse_custom_backwards
+from alignlab.engine.layout import Layout
 from alignlab.engine.parameters import parameter_gradients
+from alignlab.engine.products import refuse_weights_above
+from alignlab.engine.recomputation import without_reentrance
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
@@ -67,7 +70,7 @@ class Capture:
         """Run the forward pass in the model's present mode.
 
         Args:
-            model: Any module whose weights are in Linear and convolution modules.
+            model: Any module that ends in Linear or convolution modules.
             loss_function: Takes the output and the targets, returns a scalar.
             x: Batch, first axis samples.
             y: Targets.
@@ -80,13 +83,17 @@ class Capture:
         self.model: Final = model
         self._loss_function = loss_function
         self._x, self._y = x, y
-        self._modules = measured_modules(model)
-        self._weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
-        self._swap = WeightSwap(self._weights, volatile=model.buffers())
+        self._weights = {
+            name: m.get_parameter("weight").detach()
+            for name, m in measured_modules(model).items()
+            if has_own_weight(m)
+        }
+        others = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+        self._swap = WeightSwap(self._weights, others=others, volatile=model.buffers())
         self.state: Final = State.of(model)
         attachment = Attachment(model, self._swap)
         try:
-            with _eager(model), torch.enable_grad():
+            with _eager(model), without_reentrance(), torch.enable_grad():
                 with attachment, self._swap.recording():
                     self.output = model(x)
                 # A penalty on weights in the loss keeps the weights themselves.
@@ -97,27 +104,42 @@ class Capture:
         self.without_gradient = tuple(attachment.without_gradient)
         self._check_loss()
         refuse_custom_backwards(self.loss.grad_fn)
-        refuse_other_weights(self.loss.grad_fn, model, self._weights)
         self.layout = Layout(attachment.calls, self.loss)
         self.layers = self.layout.layers
+        refuse_weights_above(self.loss.grad_fn, self.layout.calls, model)
+        self._weights |= {call.module_name: call.weight for call in self.layout.calls}
+        self._exchange = Exchange(self._swap, self.layout.calls, self.loss, model)
 
     @property
     def n_samples(self) -> int:
-        """Samples in the batch: the first axis of the output layer."""
+        """Samples in the batch: the first axis of every layer."""
         return self.layout.calls[-1].output_shape[0]
 
     @property
     def n_errors(self) -> int:
-        """Entries of the error of one sample: the units of the output layer."""
-        return self.layout.output_layer.width
+        """Entries of the error of one sample: the units of all output layers."""
+        return sum(layer.width for layer in self.layout.outputs)
+
+    @property
+    def other_weights(self) -> tuple[str, ...]:
+        """Parameters that act as weights outside of the measured modules, by name.
+
+        They lie inside segments: direct feedback is backpropagated through them from the entry,
+        and rules that replace weights replace them too.
+        """
+        return tuple(self._exchange.others)
 
     def close(self) -> None:
         """Drop the graph."""
-        del self.layout, self.loss, self.output
+        del self.layout, self.loss, self.output, self._exchange
 
     def module_weights(self) -> dict[str, Tensor]:
-        """Return the forward weights of the measured modules, detached, by module name."""
-        return {name: weight.detach() for name, weight in self._weights.items()}
+        """Return the forward weights, detached, by name.
+
+        Those of measured modules bear the name of their module, all others that of their
+        parameter, such as ``attention.in_proj_weight``.
+        """
+        return self._weights | self._exchange.others
 
     def input_of(self, layer: Layer) -> Tensor:
         """Return the layer's input, detached, shape ``(n_samples, ...)``."""
@@ -165,20 +187,17 @@ class Capture:
         """Run the backward pass with other weights in place of the forward ones.
 
         Args:
-            weights: Backward weight of every measured module, shaped like the forward one.
+            weights: Backward weights by the names of ``module_weights``, shaped like those.
             parameters: Whether the gradients of the parameters are wanted too.
 
         Raises:
             MeasurementError: A weight was not seen by the exchange.
         """
-        unseen = [call.name for call in self.layout.calls if not call.weight_seen]
-        if unseen:
-            msg = (
-                f"The weight of {', '.join(unseen)} was not seen in the graph (mixed precision or "
-                "activation checkpointing); probe in full precision without checkpointing."
-            )
+        missing = [name for name in self._exchange.needed if name not in weights]
+        if missing:
+            msg = f"There is no backward weight for {', '.join(missing)}; give one for each."
             raise MeasurementError(msg)
-        with self._swap.replaced(weights):
+        with self._exchange.replaced(weights):
             return self.reference(parameters=parameters)
 
     def injection_layers(self, granularity: str) -> list[Layer]:
@@ -201,7 +220,8 @@ class Capture:
 
         Args:
             feedback: By injection layer, shape ``(n_errors, *entry_shape)``.
-            error: dL/da at the output, shape ``(n_samples, ...)``.
+            error: dL/da at the output, ``n_errors`` entries a sample, ``(n_samples, ...)``;
+                of several output layers ``layout.joined``.
             granularity: ``micro`` or ``macro``.
             parameters: Whether the gradients of the parameters are wanted too.
         """
@@ -231,7 +251,7 @@ class Capture:
         (result,) = torch.autograd.grad(
             self.layout.entry_edge(segment),
             [self.layout.call(layer).output_edge],
-            grad_outputs=(signal.reshape(self.layout.entry_shape(segment)),),
+            grad_outputs=(self.layout.at_entry(segment, signal),),
             retain_graph=True,
         )
         return result
@@ -247,7 +267,9 @@ class Capture:
         """
         segment = self.layout.segment_of(layer)
         argument = torch.zeros(
-            self.layout.entry_shape(segment), dtype=tangent.dtype, device=tangent.device
+            self.layout.entry_shape(segment),
+            dtype=self.layout.entry_type(segment),
+            device=tangent.device,
         ).requires_grad_()
         (image,) = torch.autograd.grad(
             self.layout.entry_edge(segment),
@@ -258,7 +280,7 @@ class Capture:
         )
         if not image.requires_grad:
             return torch.zeros_like(argument.detach())
-        (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent,))
+        (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent.to(image),))
         return result
 
     def weight_gradient(self, layer: Layer, signal: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -273,15 +295,16 @@ class Capture:
             or it is frozen.
         """
         call = self.layout.call(layer)
-        wanted = [parameter(call.module, "weight"), getattr(call.module, "bias", None)]
-        active = [p for p in wanted if p is not None and p.requires_grad]
+        wanted = [call.weight_source, call.module.bias]
+        is_active = [p is not None and _has_gradient(p) for p in wanted]
+        active = [p for p, is_in in zip(wanted, is_active, strict=True) if is_in]
         # The weight may be that of a layer below too, which is none of this one's business.
         with cut([] if call.input_edge is None else [call.input_edge.node]):
             gradients = active and torch.autograd.grad(
                 call.output_edge, active, grad_outputs=(signal,), retain_graph=True
             )
         found = iter(gradients)
-        pair = [next(found) if p is not None and p.requires_grad else None for p in wanted]
+        pair = [next(found) if is_in else None for is_in in is_active]
         return pair[0], pair[1]
 
     def evaluate(self, parameters: Mapping[str, Tensor], *, precision: torch.dtype) -> Tensor:
@@ -322,12 +345,21 @@ class Capture:
             raise MeasurementError(msg)
 
 
+def _has_gradient(source: Any) -> bool:
+    """Return whether a parameter or the edge of a computed weight has a gradient."""
+    return not isinstance(source, Tensor) or source.requires_grad
+
+
 def _cast(tensor: Tensor, precision: torch.dtype) -> Tensor:
     return tensor.to(precision) if tensor.is_floating_point() else tensor
 
 
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+
+
 def _eager(model: nn.Module) -> Any:
     """Return a context in which compiled modules run eagerly; hooks need that."""
-    if any(type(m).__name__ == "OptimizedModule" for m in model.modules()):
+    if any(_is_compiled(m) for m in model.modules()):
         return torch.compiler.set_stance("force_eager")
     return torch.enable_grad()

@@ -45,12 +45,12 @@ def inject(
     Args:
         layout: Layers and entries of a captured forward pass.
         feedback: By injection layer, shape ``(n_errors, *entry_shape)``.
-        error: dL/da at the output, shape ``(n_samples, ...)``.
+        error: dL/da at the output layers, ``n_errors`` entries a sample, ``(n_samples, ...)``.
         granularity: ``micro`` or ``macro``.
         leaves: Whether parameters between entry and pre-activation are wanted too.
     """
     result = Injected()
-    result.preactivation[layout.output_layer.name] = error
+    result.preactivation.update(layout.parted(error))
     for group in layout.groups(granularity):
         _inject_at(layout, group, feedback, error=error, leaves=leaves, into=result)
     return result
@@ -67,7 +67,10 @@ def _inject_at(
 ) -> None:
     edge = layout.entry_edge(group)
     owner = layout.layers[group.members[-1]]
-    signal = project(error, feedback[owner.name], layout.entry_shape(group))
+    # Products in less than float32 would lose what the statistics are to show.
+    exact = error if error.dtype.itemsize >= 4 else error.float()
+    signal = project(exact, feedback[owner.name], layout.entry_shape(group))
+    signal = layout.at_entry(group, signal)
     edges = [layout.calls[k].output_edge for k in group.members]
     inner = [s for s in layout.segments if s.consumer in group.members]
     inner = [s for s in inner if set(s.members) <= set(group.members)]

@@ -1,0 +1,99 @@
+"""Every weight of one forward pass exchanged for another in a backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Final, final
+
+from torch import Tensor, nn
+
+from alignlab.engine.attach import Call
+from alignlab.engine.products import (
+    Use,
+    frozen_uses,
+    other_uses,
+    refuse_hidden_weights,
+    use_in,
+)
+from alignlab.engine.swap import WeightSwap
+from alignlab.errors import MeasurementError
+
+__all__ = ["Exchange"]
+
+
+@final
+class Exchange:
+    """The weights that act in a graph, those outside of measured modules included.
+
+    Nothing is searched before it is asked for.
+    """
+
+    def __init__(
+        self, swap: WeightSwap, calls: Sequence[Call], loss: Tensor, model: nn.Module
+    ) -> None:
+        """Keep what was captured; the swap must have recorded the forward pass."""
+        self._swap: Final = swap
+        self._calls: Final = calls
+        self._start: Final[Any] = loss.grad_fn
+        self._model: Final = model
+        self._is_ready = False
+
+    @cached_property
+    def others(self) -> dict[str, Tensor]:
+        """Parameters that act as weights outside of measured modules, detached, by name."""
+        named = dict(self._model.named_parameters())
+        return {use.owner: named[use.owner].detach() for use in self._others}
+
+    @property
+    def needed(self) -> set[str]:
+        """Names of the weights that act in the graph."""
+        return {call.module_name for call in self._calls} | set(self.others)
+
+    @contextmanager
+    def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Run backward passes with other weights.
+
+        Args:
+            weights: By name, all that are needed.
+
+        Raises:
+            MeasurementError: A weight was not seen by the exchange, or cannot be replaced.
+        """
+        if not self._is_ready:
+            self._claim()
+        with self._swap.replaced(weights):
+            yield
+
+    @cached_property
+    def _others(self) -> list[Use]:
+        found = other_uses(self._start, self._calls, self._model)
+        return found + frozen_uses(self._start, self._calls, self._model, self._swap)
+
+    def _claim(self) -> None:
+        refuse_hidden_weights(self._start, self._calls, self._model)
+        hidden = [call for call in self._calls if not call.weight_seen]
+        unseen = [call.name for call in hidden if not self._is_claimed(use_in(call))]
+        if unseen:
+            raise _unseen(unseen)
+        for use in self._others:
+            if not self._is_claimed(use):
+                raise _unseen([use.owner])
+        self._is_ready = True
+
+    def _is_claimed(self, use: Use | None) -> bool:
+        if use is None:
+            return False
+        try:
+            self._swap.claim(use)
+        except MeasurementError:
+            return False
+        return True
+
+
+def _unseen(names: Sequence[str]) -> MeasurementError:
+    return MeasurementError(
+        f"The weight of {', '.join(names)} was not seen in the graph (activation checkpointing); "
+        "probe without checkpointing."
+    )
