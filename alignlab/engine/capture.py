@@ -197,8 +197,14 @@ class Capture:
         if missing:
             msg = f"There is no backward weight for {', '.join(missing)}; give one for each."
             raise MeasurementError(msg)
+        if not self._exchange.is_possible and self._are_own(weights):
+            return self.reference(parameters=parameters)
         with self._exchange.replaced(weights):
             return self.reference(parameters=parameters)
+
+    def _are_own(self, weights: Mapping[str, Tensor]) -> bool:
+        own = self.module_weights()
+        return all(torch.equal(weights[name], own[name]) for name in self._exchange.needed)
 
     def injection_layers(self, granularity: str) -> list[Layer]:
         """Return the layers at whose entries direct feedback is injected.
@@ -264,6 +270,10 @@ class Capture:
         Args:
             layer: Any layer but the output.
             tangent: Shape ``(n_samples, *shape)``.
+
+        Raises:
+            MeasurementError: An operation on the way has a backward that cannot be
+                differentiated again, as fused attention and recurrent kernels have.
         """
         segment = self.layout.segment_of(layer)
         argument = torch.zeros(
@@ -271,16 +281,22 @@ class Capture:
             dtype=self.layout.entry_type(segment),
             device=tangent.device,
         ).requires_grad_()
-        (image,) = torch.autograd.grad(
-            self.layout.entry_edge(segment),
-            [self.layout.call(layer).output_edge],
-            grad_outputs=(argument,),
-            retain_graph=True,
-            create_graph=True,
-        )
-        if not image.requires_grad:
-            return torch.zeros_like(argument.detach())
-        (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent.to(image),))
+        try:
+            (image,) = torch.autograd.grad(
+                self.layout.entry_edge(segment),
+                [self.layout.call(layer).output_edge],
+                grad_outputs=(argument,),
+                retain_graph=True,
+                create_graph=True,
+            )
+            if not image.requires_grad:
+                return torch.zeros_like(argument.detach())
+            (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent.to(image),))
+        except RuntimeError as error:
+            if "not implemented" not in str(error):
+                raise
+            msg = f"The way from {layer.name!r} to its entry has no second derivative: {error}."
+            raise MeasurementError(msg) from error
         return result
 
     def weight_gradient(self, layer: Layer, signal: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -327,7 +343,7 @@ class Capture:
         x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
         self.state.restore_random()
         try:
-            with torch.no_grad(), _eager(self.model):
+            with torch.no_grad(), _eager(self.model), without_reentrance():
                 output = torch.func.functional_call(self.model, cast, (x,))
                 return self._loss_function(output, y).detach()
         finally:

@@ -40,6 +40,15 @@ class Exchange:
         self._model: Final = model
         self._is_ready = False
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether every weight can be replaced."""
+        try:
+            self._claim()
+        except MeasurementError:
+            return False
+        return True
+
     @cached_property
     def others(self) -> dict[str, Tensor]:
         """Parameters that act as weights outside of measured modules, detached, by name."""
@@ -61,8 +70,7 @@ class Exchange:
         Raises:
             MeasurementError: A weight was not seen by the exchange, or cannot be replaced.
         """
-        if not self._is_ready:
-            self._claim()
+        self._claim()
         with self._swap.replaced(weights):
             yield
 
@@ -72,6 +80,8 @@ class Exchange:
         return found + frozen_uses(self._start, self._calls, self._model, self._swap)
 
     def _claim(self) -> None:
+        if self._is_ready:
+            return
         refuse_hidden_weights(self._start, self._calls, self._model)
         hidden = [call for call in self._calls if not call.weight_seen]
         unseen = [call.name for call in hidden if not self._is_claimed(use_in(call))]

@@ -123,7 +123,8 @@ def operation(node: Any) -> str:
 def use_in(call: Call) -> Use | None:
     """Return the product in which a measured module's weight acts; None where it is not found."""
     node = call.output_edge.node
-    while operation(node) in _VIEWS and node.next_functions[0][0] is not None:
+    # A bias that is added afterwards is the second term.
+    while node is not None and (operation(node) in _VIEWS or operation(node) == "Add"):
         node = node.next_functions[0][0]
     index = {"Addmm": 2, "Mm": 1, "Bmm": 1, "Convolution": 1}.get(operation(node))
     if index is None:
@@ -131,11 +132,6 @@ def use_in(call: Call) -> Use | None:
     attribute = PRODUCTS[operation(node)][index]
     is_turned = isinstance(call.module, nn.Linear)
     return Use(call.module_name, node, attribute, _edge(node, index), is_turned)
-
-
-def _measured(calls: Sequence[Call]) -> dict[Any, Use]:
-    """Return the products of measured calls by their nodes."""
-    return {use.node: use for use in map(use_in, calls) if use is not None}
 
 
 def other_uses(start: Any, calls: Sequence[Call], model: nn.Module) -> list[Use]:
@@ -148,7 +144,7 @@ def other_uses(start: Any, calls: Sequence[Call], model: nn.Module) -> list[Use]
     """
     names = {id(p): name for name, p in model.named_parameters()}
     found = []
-    for node in _outside_weights(start, _measured(calls)):
+    for node in _outside(start, calls):
         for index, attribute in PRODUCTS.get(operation(node), {}).items():
             edge = _edge(node, index)
             leaf = None if edge is None else getattr(traced(edge).node, "variable", None)
@@ -182,7 +178,7 @@ def frozen_uses(
     found: list[Use] = []
     if not frozen:
         return found
-    for node in _outside_weights(start, _measured(calls)):
+    for node in _outside(start, calls):
         for index, attribute in PRODUCTS.get(operation(node), {}).items():
             saved = None if _edge(node, index) else swap.saved_at(node, attribute)
             if saved is None:
@@ -196,19 +192,22 @@ def frozen_uses(
     return found
 
 
-def _outside_weights(start: Any, measured: dict[Any, Use]) -> Iterator[Any]:
-    """Yield the nodes but those of measured products and those that compute their weights."""
+def _outside(start: Any, calls: Sequence[Call]) -> Iterator[Any]:
+    """Yield the nodes outside of measured calls, and of what computes their weights."""
+    inside = {call.output_edge.node: call.input_edge for call in calls}
     seen, stack = {start}, [start]
     while stack:
         node = stack.pop()
-        use = measured.get(node)
-        if use is None:
+        if node in inside:
+            edge = inside[node]
+            below = [] if edge is None else [edge.node]
+        else:
             yield node
-        for edge in node.next_functions:
-            inside = use is not None and use.edge is not None and edge[0] is use.edge.node
-            if edge[0] is not None and edge[0] not in seen and not inside:
-                seen.add(edge[0])
-                stack.append(edge[0])
+            below = [following for following, _ in node.next_functions]
+        for following in below:
+            if following is not None and following not in seen:
+                seen.add(following)
+                stack.append(following)
 
 
 def refuse_weights_above(start: Any, calls: Sequence[Call], model: nn.Module) -> None:
@@ -247,7 +246,7 @@ def refuse_hidden_weights(start: Any, calls: Sequence[Call], model: nn.Module) -
     names = {id(p): name for name, p in model.named_parameters()}
     known = {use.node for use in other_uses(start, calls, model)}
     activations = {call.output_edge.node for call in calls} | known
-    for node in _outside_weights(start, _measured(calls)):
+    for node in _outside(start, calls):
         kind = operation(node)
         if kind in _RECURRENT:
             msg = (

@@ -18,7 +18,8 @@ from tests.cases import Batch
 
 __all__ = ["Signals", "same_randomness", "signals"]
 
-KINDS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+SPREAD = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+KINDS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | SPREAD
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def signals(
 
     def before(name: str) -> Callable[..., Any]:
         def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            if running():
+                return
             count[name] = count.get(name, 0) + 1
             call = name if count[name] == 1 else f"{name}@{count[name]}"
             (x,) = arguments
@@ -71,6 +74,8 @@ def signals(
 
     def after(name: str) -> Callable[..., Any]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+            if running():
+                return output + 0.0
             call = name if count[name] == 1 else f"{name}@{count[name]}"
             taps[call] = torch.zeros_like(output).requires_grad_()
             return output + taps[call]
@@ -78,6 +83,8 @@ def signals(
         return hook
 
     for name, module in model.named_modules():
+        if hasattr(module, "use_reentrant"):
+            module.use_reentrant = False
         if isinstance(module, KINDS):
             module.register_forward_pre_hook(before(name))
             module.register_forward_hook(after(name))
@@ -89,6 +96,11 @@ def signals(
         inputs={name: _gradient(x) for name, x in inputs.items()},
         parameters={name: _gradient(p) for name, p in parameters.items()},
     )
+
+
+def running() -> bool:
+    """Whether a backward pass is running, in which activations are computed again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
