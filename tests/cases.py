@@ -15,6 +15,7 @@ from tests.wide_cases import WIDE_CASES
 
 __all__ = ["CASES", "Batch", "Case", "each_case"]
 
+
 class Functional(nn.Module):
     """A multilayer perceptron whose activations are functions."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from alignlab.engine.swap import WeightSwap
 
-__all__ = ["MEASURED", "Attachment", "Call", "has_own_weight", "measured_modules"]
+__all__ = ["MEASURED", "Attachment", "Call", "has_own_weight", "measured_modules", "plain_name"]
 
 MEASURED = (
     nn.Linear,
@@ -82,11 +82,9 @@ def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
         MeasurementError: The model has none, or has weights without values.
     """
     # Multi-head attention takes the weight of its output projection and never calls it.
-    uncalled = {
-        m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)
-    }
+    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     found: dict[str, nn.Module] = {
-        name: m
+        plain_name(name): m
         for name, m in model.named_modules()
         if isinstance(m, MEASURED) and m not in uncalled
     }
@@ -99,6 +97,11 @@ def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
     for name, parameter in model.named_parameters():
         _require_values(name, parameter)
     return found
+
+
+def plain_name(name: str) -> str:
+    """Return a qualified name without what compilation puts into it."""
+    return name.replace("_orig_mod.", "")
 
 
 def has_own_weight(module: nn.Module) -> bool:
@@ -244,9 +247,7 @@ class Attachment:
         return weight
 
 
-def _require_own_map(
-    name: str, module: nn.Module, x: Tensor, weight: Tensor, output: Any
-) -> None:
+def _require_own_map(name: str, module: nn.Module, x: Tensor, weight: Tensor, output: Any) -> None:
     """Refuse a subclass that does something else with its weight than its base class does."""
     if isinstance(module, _TRANSPOSED):
         _require_own_size(name, module, x, output)

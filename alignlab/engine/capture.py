@@ -9,7 +9,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, has_own_weight, measured_modules
+from alignlab.engine.attach import Attachment, has_own_weight, measured_modules, plain_name
 from alignlab.engine.direct import inject
 from alignlab.engine.exchange import Exchange
 from alignlab.engine.graph import cut, refuse_custom_backwards
@@ -88,7 +88,7 @@ class Capture:
             for name, m in measured_modules(model).items()
             if has_own_weight(m)
         }
-        others = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+        others = {plain_name(n): p for n, p in model.named_parameters() if p.dim() > 1}
         self._swap = WeightSwap(self._weights, others=others, volatile=model.buffers())
         self.state: Final = State.of(model)
         attachment = Attachment(model, self._swap)

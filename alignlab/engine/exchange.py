@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Call
+from alignlab.engine.attach import Call, plain_name
 from alignlab.engine.products import (
     Use,
     frozen_uses,
@@ -52,7 +52,7 @@ class Exchange:
     @cached_property
     def others(self) -> dict[str, Tensor]:
         """Parameters that act as weights outside of measured modules, detached, by name."""
-        named = dict(self._model.named_parameters())
+        named = {plain_name(name): p for name, p in self._model.named_parameters()}
         return {use.owner: named[use.owner].detach() for use in self._others}
 
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from alignlab.engine.attach import plain_name
 from alignlab.engine.graph import walk
 from alignlab.errors import MeasurementError
 
@@ -108,9 +109,7 @@ class Use:
         source: Any = getattr(origin.node, "variable", origin)
         with torch.enable_grad():
             argument = torch.zeros_like(saved).requires_grad_()
-            (image,) = torch.autograd.grad(
-                [self.edge], [source], [argument], create_graph=True
-            )
+            (image,) = torch.autograd.grad([self.edge], [source], [argument], create_graph=True)
             (result,) = torch.autograd.grad(image, [argument], [weight.to(image)])
         return result.detach()
 
@@ -122,7 +121,7 @@ def operation(node: Any) -> str:
 
 def use_in(call: Call) -> Use | None:
     """Return the product in which a measured module's weight acts; None where it is not found."""
-    node = call.output_edge.node
+    node: Any = call.output_edge.node
     # A bias that is added afterwards is the second term.
     while node is not None and (operation(node) in _VIEWS or operation(node) == "Add"):
         node = node.next_functions[0][0]
@@ -142,7 +141,7 @@ def other_uses(start: Any, calls: Sequence[Call], model: nn.Module) -> list[Use]
         calls: Measured calls.
         model: The model, for the names of its parameters.
     """
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
     found = []
     for node in _outside(start, calls):
         for index, attribute in PRODUCTS.get(operation(node), {}).items():
@@ -153,9 +152,7 @@ def other_uses(start: Any, calls: Sequence[Call], model: nn.Module) -> list[Use]
     return found
 
 
-def frozen_uses(
-    start: Any, calls: Sequence[Call], model: nn.Module, swap: WeightSwap
-) -> list[Use]:
+def frozen_uses(start: Any, calls: Sequence[Call], model: nn.Module, swap: WeightSwap) -> list[Use]:
     """Return the products outside of measured calls in which frozen parameters act as weights.
 
     They have no place in the graph; what tells them is what the products kept.
@@ -171,7 +168,7 @@ def frozen_uses(
     """
     own = {id(parameter) for call in calls for parameter in call.module.parameters()}
     frozen = {
-        name: p
+        plain_name(name): p
         for name, p in model.named_parameters()
         if not p.requires_grad and p.dim() > 1 and id(p) not in own
     }
@@ -243,7 +240,7 @@ def refuse_hidden_weights(start: Any, calls: Sequence[Call], model: nn.Module) -
     Raises:
         MeasurementError: Names the operation and a parameter.
     """
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(p): plain_name(name) for name, p in model.named_parameters()}
     known = {use.node for use in other_uses(start, calls, model)}
     activations = {call.output_edge.node for call in calls} | known
     for node in _outside(start, calls):

@@ -18,7 +18,6 @@ from tests.cases import CASES, Batch, Case, each_case
 from tests.oracles.feedback_alignment import with_feedback
 from tests.oracles.signals import Signals, signals
 
-
 REPLACEABLE = {name: case for name, case in CASES.items() if case.is_replaceable}
 each_replaceable = pytest.mark.parametrize("case", REPLACEABLE.values(), ids=REPLACEABLE)
 
@@ -56,6 +55,12 @@ def assert_same(found: BackwardPass, expected: Signals, case: Case) -> None:
     whole = torch.stack([g.norm() for g in expected.parameters.values()]).norm().item()
     for name, gradient in found.parameters.items():
         assert_close(gradient, expected.parameters[name], scale=whole)
+
+
+def name_of_refused(case: Case) -> str:
+    """Return the layer above which lies a fused kernel without a second derivative."""
+    fused = {"own attention": "qkv", "encoder, evaluation": "embed"}
+    return fused[next(name for name, each in CASES.items() if each is case)]
 
 
 def doubles(*shape: int) -> Tensor:
@@ -158,8 +163,8 @@ def test_the_way_to_the_entry_is_the_adjoint_of_the_way_from_it(case: Case) -> N
             below = (capture.to_preactivation(each, signal) * tangent).sum()
             try:
                 above = (signal * capture.to_entry(each, tangent)).sum()
-            except MeasurementError as error:
-                assert "flash_attention" in str(error)
+            except MeasurementError:
+                assert name_of_refused(case) == each.name
                 continue
             assert float(below) == pytest.approx(float(above), rel=1e-9, abs=1e-9)
 

@@ -52,14 +52,14 @@ def signals(
     """
     model = copy.deepcopy(batch.model)
     prepare(model)
+    if hasattr(model, "use_reentrant"):
+        model.use_reentrant = False  # hides its layers from the graph
     taps: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
     count: dict[str, int] = {}
 
     def before(name: str) -> Callable[..., Any]:
         def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            if running():
-                return
             count[name] = count.get(name, 0) + 1
             call = name if count[name] == 1 else f"{name}@{count[name]}"
             (x,) = arguments
@@ -74,8 +74,6 @@ def signals(
 
     def after(name: str) -> Callable[..., Any]:
         def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-            if running():
-                return output + 0.0
             call = name if count[name] == 1 else f"{name}@{count[name]}"
             taps[call] = torch.zeros_like(output).requires_grad_()
             return output + taps[call]
@@ -83,11 +81,9 @@ def signals(
         return hook
 
     for name, module in model.named_modules():
-        if hasattr(module, "use_reentrant"):
-            module.use_reentrant = False
         if isinstance(module, KINDS):
-            module.register_forward_pre_hook(before(name))
-            module.register_forward_hook(after(name))
+            module.register_forward_pre_hook(once(before(name)))
+            module.register_forward_hook(once(after(name)))
     with same_randomness():
         batch.loss(model(batch.x), batch.y).backward()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -98,9 +94,13 @@ def signals(
     )
 
 
-def running() -> bool:
-    """Whether a backward pass is running, in which activations are computed again."""
-    return torch._C._current_graph_task_id() != -1
+def once(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave out a hook while a backward pass runs, in which activations are computed again."""
+
+    def guarded(*arguments: Any) -> Any:
+        return hook(*arguments) if torch._C._current_graph_task_id() == -1 else None
+
+    return guarded
 
 
 @contextmanager
