@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from alignlab.engine.attach import Attachment, has_own_weight, measured_modules, plain_name
 from alignlab.engine.direct import inject
 from alignlab.engine.exchange import Exchange
+from alignlab.engine.forward import plainly, require_loss
 from alignlab.engine.graph import cut, refuse_custom_backwards
 from alignlab.engine.layout import Layout
+from alignlab.engine.local import to_entry, to_preactivation
 from alignlab.engine.parameters import parameter_gradients
 from alignlab.engine.products import refuse_weights_above
-from alignlab.engine.recomputation import without_reentrance
 from alignlab.engine.state import State
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
@@ -93,7 +94,7 @@ class Capture:
         self.state: Final = State.of(model)
         attachment = Attachment(model, self._swap)
         try:
-            with _eager(model), without_reentrance(), torch.enable_grad():
+            with torch.enable_grad(), plainly(model):
                 with attachment, self._swap.recording():
                     self.output = model(x)
                 # A penalty on weights in the loss keeps the weights themselves.
@@ -102,7 +103,7 @@ class Capture:
             if not keep_state:
                 self.state.restore(model)
         self.without_gradient = tuple(attachment.without_gradient)
-        self._check_loss()
+        require_loss(self.loss)
         refuse_custom_backwards(self.loss.grad_fn)
         self.layout = Layout(attachment.calls, self.loss)
         self.layers = self.layout.layers
@@ -253,14 +254,7 @@ class Capture:
             layer: Any layer but the output.
             signal: Shape ``(n_samples, *entry_shape)``.
         """
-        segment = self.layout.segment_of(layer)
-        (result,) = torch.autograd.grad(
-            self.layout.entry_edge(segment),
-            [self.layout.call(layer).output_edge],
-            grad_outputs=(self.layout.at_entry(segment, signal),),
-            retain_graph=True,
-        )
-        return result
+        return to_preactivation(self.layout, layer, signal)
 
     def to_entry(self, layer: Layer, tangent: Tensor) -> Tensor:
         """Carry a tangent from the pre-activation to the entry (the adjoint of V).
@@ -275,29 +269,7 @@ class Capture:
             MeasurementError: An operation on the way has a backward that cannot be
                 differentiated again, as fused attention and recurrent kernels have.
         """
-        segment = self.layout.segment_of(layer)
-        argument = torch.zeros(
-            self.layout.entry_shape(segment),
-            dtype=self.layout.entry_type(segment),
-            device=tangent.device,
-        ).requires_grad_()
-        try:
-            (image,) = torch.autograd.grad(
-                self.layout.entry_edge(segment),
-                [self.layout.call(layer).output_edge],
-                grad_outputs=(argument,),
-                retain_graph=True,
-                create_graph=True,
-            )
-            if not image.requires_grad:
-                return torch.zeros_like(argument.detach())
-            (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent.to(image),))
-        except RuntimeError as error:
-            if "not implemented" not in str(error):
-                raise
-            msg = f"The way from {layer.name!r} to its entry has no second derivative: {error}."
-            raise MeasurementError(msg) from error
-        return result
+        return to_entry(self.layout, layer, tangent)
 
     def weight_gradient(self, layer: Layer, signal: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of weight and bias that a pre-activation signal causes.
@@ -311,7 +283,7 @@ class Capture:
             or it is frozen.
         """
         call = self.layout.call(layer)
-        wanted = [call.weight_source, call.module.bias]
+        wanted: list[Any] = [call.weight_source, call.module.bias]
         is_active = [p is not None and _has_gradient(p) for p in wanted]
         active = [p for p, is_in in zip(wanted, is_active, strict=True) if is_in]
         # The weight may be that of a layer below too, which is none of this one's business.
@@ -320,7 +292,7 @@ class Capture:
                 call.output_edge, active, grad_outputs=(signal,), retain_graph=True
             )
         found = iter(gradients)
-        pair = [next(found) if is_in else None for is_in in is_active]
+        pair: list[Tensor | None] = [next(found) if is_in else None for is_in in is_active]
         return pair[0], pair[1]
 
     def evaluate(self, parameters: Mapping[str, Tensor], *, precision: torch.dtype) -> Tensor:
@@ -343,22 +315,11 @@ class Capture:
         x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
         self.state.restore_random()
         try:
-            with torch.no_grad(), _eager(self.model), without_reentrance():
+            with torch.no_grad(), plainly(self.model):
                 output = torch.func.functional_call(self.model, cast, (x,))
                 return self._loss_function(output, y).detach()
         finally:
             self.state.restore(self.model)
-
-    def _check_loss(self) -> None:
-        if not isinstance(self.loss, Tensor) or self.loss.numel() != 1:
-            msg = "The loss function must return one number; reduce it over the batch."
-            raise MeasurementError(msg)
-        if self.loss.grad_fn is None:
-            msg = "The loss does not depend on any parameter that requires a gradient."
-            raise MeasurementError(msg)
-        if not torch.isfinite(self.loss):
-            msg = f"The loss is {self.loss.item()}; check weights, inputs and targets."
-            raise MeasurementError(msg)
 
 
 def _has_gradient(source: Any) -> bool:
@@ -368,14 +329,3 @@ def _has_gradient(source: Any) -> bool:
 
 def _cast(tensor: Tensor, precision: torch.dtype) -> Tensor:
     return tensor.to(precision) if tensor.is_floating_point() else tensor
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
-
-
-def _eager(model: nn.Module) -> Any:
-    """Return a context in which compiled modules run eagerly; hooks need that."""
-    if any(_is_compiled(m) for m in model.modules()):
-        return torch.compiler.set_stance("force_eager")
-    return torch.enable_grad()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignlab.engine.attach import MEASURED, Call
 from alignlab.engine.graph import Segment, reachable_calls, reaches, segments
@@ -269,8 +269,8 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
     channel_axis = 1 if kind.startswith("Conv") else -1
     # Of a transposed convolution the first axis of the weight is that of the inputs.
     fan_in = call.weight[0].numel()
-    if kind.startswith("ConvTranspose"):
-        fan_in = call.weight[:, 0].numel() // call.module.groups  # type: ignore[operator]
+    if isinstance(call.module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        fan_in = call.weight[:, 0].numel() // call.module.groups
     return Layer(
         name=call.name,
         module=call.module_name,
@@ -279,7 +279,7 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
         shape=tuple(call.output_shape[1:]),
         entry_shape=tuple(consumer.input.shape[1:]) if consumer else (),
         consumer=consumer.name if consumer else "",
-        fan_in=int(fan_in),
+        fan_in=fan_in,
         n_parameters=call.weight.numel() + (bias.numel() if bias is not None else 0),
         channels=call.output_shape[channel_axis],
     )
