@@ -77,7 +77,11 @@ class Exchange:
     @cached_property
     def _others(self) -> list[Use]:
         found = other_uses(self._start, self._calls, self._model)
-        return found + frozen_uses(self._start, self._calls, self._model, self._swap)
+        return found + self._frozen[0]
+
+    @cached_property
+    def _frozen(self) -> tuple[list[Use], str]:
+        return frozen_uses(self._start, self._calls, self._model, self._swap)
 
     def _claim(self) -> None:
         if self._is_ready:
@@ -90,6 +94,8 @@ class Exchange:
         for use in self._others:
             if not self._is_claimed(use):
                 raise _unseen([use.owner])
+        if self._frozen[1]:
+            raise MeasurementError(self._frozen[1])
         self._is_ready = True
 
     def _is_claimed(self, use: Use | None) -> bool:

@@ -14,7 +14,7 @@ from alignlab.engine.graph import walk
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from alignlab.engine.attach import Call
     from alignlab.engine.swap import WeightSwap
@@ -152,7 +152,9 @@ def other_uses(start: Any, calls: Sequence[Call], model: nn.Module) -> list[Use]
     return found
 
 
-def frozen_uses(start: Any, calls: Sequence[Call], model: nn.Module, swap: WeightSwap) -> list[Use]:
+def frozen_uses(
+    start: Any, calls: Sequence[Call], model: nn.Module, swap: WeightSwap
+) -> tuple[list[Use], str]:
     """Return the products outside of measured calls in which frozen parameters act as weights.
 
     They have no place in the graph; what tells them is what the products kept.
@@ -163,8 +165,8 @@ def frozen_uses(start: Any, calls: Sequence[Call], model: nn.Module, swap: Weigh
         model: The model.
         swap: The exchange under which the forward pass ran.
 
-    Raises:
-        MeasurementError: A product kept what may be a copy of such a parameter.
+    Returns:
+        The products, and why there may be more of them; empty where there are not.
     """
     own = {id(parameter) for call in calls for parameter in call.module.parameters()}
     frozen = {
@@ -173,20 +175,31 @@ def frozen_uses(start: Any, calls: Sequence[Call], model: nn.Module, swap: Weigh
         if not p.requires_grad and p.dim() > 1 and id(p) not in own
     }
     found: list[Use] = []
-    if not frozen:
-        return found
-    for node in _outside(start, calls):
+    doubt = ""
+    for node in _outside(start, calls) if frozen else ():
         for index, attribute in PRODUCTS.get(operation(node), {}).items():
-            saved = None if _edge(node, index) else swap.saved_at(node, attribute)
-            if saved is None:
+            if _edge(node, index) is not None:
                 continue
-            if saved.owner in frozen:
+            try:
+                saved = swap.saved_at(node, attribute)
+            except MeasurementError as error:
+                doubt = str(error)
+                continue
+            if saved is not None and saved.owner in frozen:
                 found.append(Use(saved.owner, node, attribute, None))
-                continue
-            for name, p in frozen.items():
-                if saved.tensor.numel() == p.numel() and saved.tensor.dtype != p.dtype:
-                    raise MeasurementError(_not_replaceable(name, operation(node)))
-    return found
+            elif saved is not None:
+                doubt = doubt or _possible_copy(saved.tensor, frozen, operation(node))
+    return found, doubt
+
+
+def _possible_copy(tensor: Tensor, frozen: Mapping[str, Tensor], kind: str) -> str:
+    """Return why a tensor may be a copy of a frozen parameter in another floating type."""
+    alike = [
+        name
+        for name, p in frozen.items()
+        if p.numel() == tensor.numel() and p.dtype != tensor.dtype
+    ]
+    return _not_replaceable(alike[0], kind) if alike else ""
 
 
 def _outside(start: Any, calls: Sequence[Call]) -> Iterator[Any]:
