@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -39,6 +39,7 @@ def inject(
     error: Tensor,
     granularity: str,
     leaves: bool,
+    only: Collection[str] | None = None,
 ) -> Injected:
     """Inject the error at every entry and carry it to the pre-activations below.
 
@@ -48,10 +49,13 @@ def inject(
         error: dL/da at the output layers, ``n_errors`` entries a sample, ``(n_samples, ...)``.
         granularity: ``micro`` or ``macro``.
         leaves: Whether parameters between entry and pre-activation are wanted too.
+        only: Injection layers to which this is kept; None for all.
     """
     result = Injected()
     result.preactivation.update(layout.parted(error))
     for group in layout.groups(granularity):
+        if only is not None and layout.layers[group.members[-1]].name not in only:
+            continue
         _inject_at(layout, group, feedback, error=error, leaves=leaves, into=result)
     return result
 
