@@ -55,7 +55,7 @@ class Probe:
     """Measures how good the gradient of a rule is, and leaves the model as it was.
 
     Args:
-        model: Any module whose weights are in Linear and Conv1d/2d/3d modules; it is
+        model: Any module that ends in Linear or (transposed) convolution modules; it is
             measured in the mode that it is in.
         loss_function: Takes output and targets, returns a scalar.
         rules: Rules, measured with the feedback that their own seed draws, or
@@ -231,6 +231,7 @@ def _recording(
             "device": str(snapshot.error.device),
             "dtype": str(snapshot.error.dtype).removeprefix("torch."),
             "layers_without_gradient": ", ".join(snapshot.capture.without_gradient),
+            "weights_outside_layers": ", ".join(snapshot.capture.other_weights),
             "n_samples": snapshot.capture.n_samples,
             "n_errors": snapshot.capture.n_errors,
             "seed": snapshot.seed,

@@ -192,8 +192,8 @@ class Snapshot:
 
     @property
     def error(self) -> Tensor:
-        """The error e = dL/da at the output, one row per sample, shape ``(n_samples, n)``."""
-        signal = self.true.preactivation[self.capture.layout.output_layer.name]
+        """The error e = dL/da at all output layers, one row per sample, ``(n_samples, n)``."""
+        signal = self.capture.layout.joined(self.true.preactivation)
         return signal.reshape(signal.shape[0], -1)
 
     @cached_property
@@ -265,8 +265,7 @@ def fresh_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, F
     """
     if isinstance(rule, DirectRule):
         layers = capture.injection_layers(rule.granularity)
-        output = capture.layout.output_layer
-        return rule.draw(layers, capture.n_errors, seed=seed, output=output)
+        return rule.draw(layers, capture.n_errors, seed=seed, output=capture.layout.only_output)
     assert isinstance(rule, ReplacedWeightRule)
     return rule.backward_weights(capture.module_weights(), seed=seed)
 
@@ -304,7 +303,7 @@ def run_rule(
     if isinstance(measured.rule, DirectRule):
         return capture.direct(
             measured.feedback,
-            error=true.preactivation[capture.layout.output_layer.name],
+            error=capture.layout.joined(true.preactivation),
             granularity=measured.rule.granularity,
             parameters=parameters,
         )

@@ -11,9 +11,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import measured_modules
+from alignlab.engine.attach import measured_modules, own_weights
 from alignlab.engine.capture import Capture, Loss
-from alignlab.engine.layout import parameter as tensor_of
 from alignlab.errors import InputError
 from alignlab.feedback import Feedback, digest, encoded
 from alignlab.rules._base import Rule
@@ -169,8 +168,7 @@ class _Step:
         """What was drawn before the first step and stayed; empty where nothing was."""
         rule = self._rule
         if isinstance(rule, SignConcordantRule) and rule.has_fixed_magnitudes:
-            modules = measured_modules(self._model)
-            weights = {name: tensor_of(m, "weight").detach() for name, m in modules.items()}
+            weights = own_weights(measured_modules(self._model))
             return rule.magnitudes(weights, seed=self._seed)
         return self._measured.feedback if self._measured and rule.has_random_feedback else {}
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,65 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.case import Batch, Case, cnn, made, mlp
+from tests.wide_cases import WIDE_CASES
+
 __all__ = ["CASES", "Batch", "Case", "each_case"]
-
-Loss = Callable[[Any, Any], Tensor]
-LOSSES: dict[str, Loss] = {
-    "cross-entropy": functional.cross_entropy,
-    "mse": functional.mse_loss,
-    "bce": functional.binary_cross_entropy_with_logits,
-}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A model in its mode, its loss and one batch."""
-
-    model: nn.Module
-    loss: Loss
-    x: Tensor
-    y: Tensor
-
-
-@dataclass(frozen=True)
-class Case:
-    """What to build, and by hand which layer's input is the entry of which layer.
-
-    Attributes:
-        shape: Shape of one sample.
-        build: Returns the model; it ends in three outputs a sample.
-        consumers: By hidden layer, the layer that reads its entry.
-        loss: Key of ``LOSSES``.
-        train: Whether the model is in training mode.
-        has_shortcut: Whether an entry is also read by something that is no layer.
-    """
-
-    shape: tuple[int, ...]
-    build: Callable[[], nn.Module]
-    consumers: Mapping[str, str]
-    loss: str = "cross-entropy"
-    train: bool = True
-    has_shortcut: bool = False
-
-    def make(self, *, seed: int = 0, n_samples: int = 8) -> Batch:
-        """Return the case, and leave every global source of randomness at a known place."""
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.manual_seed(seed)
-        model = self.build().train(self.train)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                module.running_mean.normal_(0.0, 0.3)
-                module.running_var.uniform_(0.5, 2.0)
-        x = torch.randn(n_samples, *self.shape)
-        targets = {
-            "cross-entropy": torch.arange(n_samples) % 3,
-            "mse": torch.randn(n_samples, 3),
-            "bce": (torch.rand(n_samples, 3) < 0.5).float(),
-        }
-        return Batch(model, LOSSES[self.loss], x, targets[self.loss])
 
 
 class Functional(nn.Module):
@@ -196,45 +138,12 @@ def one_vector() -> nn.Module:
     return model
 
 
-def mlp(*between: Callable[[int], nn.Module]) -> Callable[[], nn.Module]:
-    """Return a builder of 6-7-5-3, with these modules after every hidden layer."""
-
-    def build() -> nn.Module:
-        modules: list[nn.Module] = []
-        for n_in, n_out in ((6, 7), (7, 5)):
-            modules += [nn.Linear(n_in, n_out), *(module(n_out) for module in between)]
-        return nn.Sequential(*modules, nn.Linear(5, 3))
-
-    return build
-
-
-def cnn(*modules: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    """Return a builder of modules one after the other."""
-    return lambda: nn.Sequential(*(module() for module in modules))
-
-
 def relu(_: int) -> nn.Module:
     return nn.ReLU()
 
 
 def tanh(_: int) -> nn.Module:
     return nn.Tanh()
-
-
-@dataclass
-class _Made:
-    """A module with its arguments, to be built anew every time."""
-
-    kind: type[nn.Module]
-    arguments: tuple[Any, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self) -> nn.Module:
-        return self.kind(*self.arguments, **self.options)
-
-
-def made(kind: type[nn.Module], *arguments: Any, **options: Any) -> _Made:
-    return _Made(kind, arguments, options)
 
 
 RELU, FLAT = made(nn.ReLU), made(nn.Flatten)
@@ -336,6 +245,7 @@ CASES: dict[str, Case] = {
     "noisy": Case((6,), Noisy, {"first": "second", "second": "last"}),
     "frozen": Case((6,), frozen, {"0": "2", "2": "4"}),
     "one vector": Case((6,), one_vector, {"0": "2", "2": "4"}),
+    **WIDE_CASES,
 }  # fmt: skip
 """By name; together everything that this version measures."""
 

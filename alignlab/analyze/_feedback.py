@@ -255,6 +255,7 @@ def _weights(stored: Sequence[StoredFeedback], capture: Capture) -> dict[str, Te
     by_module = {entry.layer: entry for entry in stored}
     weights = capture.module_weights()
     acting = {layer.module for layer in capture.layers if layer.consumer or layer.is_output}
+    acting |= set(capture.other_weights)
     first = capture.layers[0].module
     found = {}
     for module, weight in weights.items():

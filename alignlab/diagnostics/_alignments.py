@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
+from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
 from alignlab.rules.dfa import DFA
@@ -151,7 +152,6 @@ def _placed(
     draws: Mapping[str, Sequence[Compared]],
 ) -> Iterator[Reading]:
     means = {variable.name: variable.null_mean for variable in diagnostic.variables}
-    exact = snapshot.capture.layers[-1]
     kind = snapshot.chance_kind(measured)
     by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
     for layer in snapshot.hidden:
@@ -180,7 +180,8 @@ def _placed(
         ):
             place_of = (measured.label, layer_name, site)
             yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
-    yield from _exact(exact.name, measured, found)
+    for output in snapshot.capture.layout.outputs:
+        yield from _exact(output.name, measured, found)
 
 
 def _exact(
@@ -214,7 +215,8 @@ def _closed_forms(
     r"""Return first-order standard deviations, :math:`\sigma_B\|T^\top E\|_F`.
 
     They hold for feedback of independent entries that acts at every layer by itself, so not
-    for factored feedback nor for what is repeated over positions.
+    for factored feedback nor for what is repeated over positions. Where the way to the entry
+    has no second derivative there are none either, and the redraws say it alone.
     """
     rule = measured.rule
     if not isinstance(rule, DFA) or not draws:
@@ -225,7 +227,11 @@ def _closed_forms(
     sigma = rule.entry_sd(true.layer, snapshot.capture.n_errors)
     error = wide(snapshot.error)
     result = {}
-    for key, adjoint in diagnostic.adjoints(true, energies).items():
+    try:
+        adjoints = diagnostic.adjoints(true, energies)
+    except MeasurementError:
+        return {}
+    for key, adjoint in adjoints.items():
         rows = wide(adjoint.reshape(adjoint.shape[0], -1))
         result[key] = sigma * float(_product_norm(rows, error.to(rows.device)))
     return result

@@ -95,8 +95,10 @@ def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> Iterat
 
     A layer whose output is pooled before the entry has no feedback of its own size and
     is left out, as is the first layer, which has none below, and every layer whose feedback
-    has no matrix (``matrices_at_entries``).
+    has no matrix (``matrices_at_entries``). Of several output layers none has the whole error
+    above it, and all are left out.
     """
+    has_one_output = len(snapshot.capture.layout.outputs) == 1
     entries = matrices_at_entries(snapshot, feedback)
     at_input = {
         layer.consumer: entries[layer.name] for layer in snapshot.hidden if layer.name in entries
@@ -106,7 +108,8 @@ def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> Iterat
         if below is None:
             continue
         if layer.is_output:
-            yield Pair(layer, below, None)
+            if has_one_output:
+                yield Pair(layer, below, None)
         elif layer.name in entries and layer.entry_width == layer.width:
             above = entries[layer.name]
             yield Pair(layer, below, above.reshape(above.shape[0], *layer.shape))
@@ -160,6 +163,7 @@ def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:
         chain.append(current)
     n = snapshot.capture.n_errors
     signal = torch.eye(n, dtype=torch.float64, device=snapshot.error.device)
+    signal = signal[:, snapshot.capture.layout.errors_of(current)]
     weights = snapshot.capture.module_weights()
     for each in reversed(chain):
         shape = torch.Size((n, *snapshot.capture.input_of(each).shape[1:]))

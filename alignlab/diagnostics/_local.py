@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignlab.errors import MeasurementError
 from alignlab.sites import Layer
 from alignlab.snapshot import Snapshot
 
@@ -24,8 +25,8 @@ def gains(snapshot: Snapshot, layer: Layer) -> Tensor | None:
         layer: Any hidden layer.
 
     Returns:
-        At least 0, shape ``(n_samples, *entry_shape)``; None where V^T V is not diagonal, or
-        where the true signal also comes around the entry.
+        At least 0, shape ``(n_samples, *entry_shape)``; None where V^T V is not diagonal or not
+        to be had (fused kernels), or where the true signal also comes around the entry.
     """
     capture = snapshot.capture
     if capture.layout.is_bypassed(layer):
@@ -33,8 +34,11 @@ def gains(snapshot: Snapshot, layer: Layer) -> Tensor | None:
     shape = (snapshot.error.shape[0], *layer.entry_shape)
     ones = torch.ones(shape, dtype=snapshot.error.dtype, device=snapshot.error.device)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(ones)
-    diagonal = capture.to_entry(layer, capture.to_preactivation(layer, ones))
-    image = capture.to_entry(layer, capture.to_preactivation(layer, noise))
+    try:
+        diagonal = capture.to_entry(layer, capture.to_preactivation(layer, ones))
+        image = capture.to_entry(layer, capture.to_preactivation(layer, noise))
+    except MeasurementError:
+        return None
     if not bool((image - diagonal * noise).norm() <= _SAME * image.norm()):
         return None
     return diagonal.clamp_min(0.0)

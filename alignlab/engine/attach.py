@@ -12,29 +12,23 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
+from alignlab.engine.own_map import MEASURED, require_own_map
 from alignlab.errors import MeasurementError
-from alignlab.kernels.layers import linear_part
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from alignlab.engine.swap import WeightSwap
 
-__all__ = ["MEASURED", "Attachment", "Call", "measured_modules"]
-
-MEASURED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""Modules that are layers: their calls are measured."""
-
-OPAQUE = (
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.Bilinear,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-"""Modules with weights inside that no site of this version can see."""
+__all__ = [
+    "MEASURED",
+    "Attachment",
+    "Call",
+    "has_own_weight",
+    "measured_modules",
+    "own_weights",
+    "plain_name",
+]
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,11 @@ class Call:
         input_dtype: Its precision.
         input_edge: Where the gradient of the input is read; None where it has none.
         weight_seen: Whether autograd saved the weight through the exchange.
+        weight: The weight that acted, detached; of a parametrised module, what its
+            parametrisation yielded.
+        weight_edge: Where the gradient of a weight that is computed from other tensors is
+            read; None where the weight is a parameter or has no gradient.
+        output_type: Floating type of the output.
     """
 
     name: str
@@ -64,51 +63,87 @@ class Call:
     input_dtype: torch.dtype
     input_edge: GradientEdge | None
     weight_seen: bool
+    weight: Tensor
+    weight_edge: GradientEdge | None
+    output_type: torch.dtype
+
+    @property
+    def weight_source(self) -> Tensor | GradientEdge | None:
+        """Where the weight's gradient is asked for; None where it has none."""
+        if self.weight_edge is not None:
+            return self.weight_edge
+        return self.module.weight if has_own_weight(self.module) else None  # type: ignore[return-value]
 
 
 def measured_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules whose calls are layers, by qualified name.
 
     Raises:
-        MeasurementError: The model has none, or has modules whose weights cannot be seen.
+        MeasurementError: The model has none, or has weights without values.
     """
+    # Multi-head attention takes the weight of its output projection and never calls it.
+    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     found: dict[str, nn.Module] = {
-        name: m for name, m in model.named_modules() if isinstance(m, MEASURED)
+        plain_name(name): m
+        for name, m in model.named_modules()
+        if isinstance(m, MEASURED) and m not in uncalled
     }
-    opaque = {name: m for name, m in model.named_modules() if isinstance(m, OPAQUE)}
-    if opaque:
-        name, module = next(iter(opaque.items()))
-        msg = (
-            f"The module {name!r} ({type(module).__name__}) holds weights that this version "
-            "does not measure; it measures Linear and Conv1d/2d/3d. Give a model whose weights "
-            "are in such modules (--plain-model)."
-        )
-        raise MeasurementError(msg)
-    inside = [name for name in found if any(name.startswith(f"{o}.") for o in opaque)]
-    found = {name: m for name, m in found.items() if name not in inside}
     if not found:
         msg = (
-            f"{type(model).__name__} has no Linear and no Conv1d/2d/3d module, so there is "
-            "nothing to measure; give the model that holds the layers."
+            f"{type(model).__name__} has no Linear and no Conv or ConvTranspose module, so there "
+            "is nothing to measure; give the model that holds the layers."
         )
         raise MeasurementError(msg)
-    for place, measured in found.items():
-        _require_own_weight(place, measured)
+    for name, parameter in model.named_parameters():
+        _require_values(name, parameter)
     return found
 
 
-def _require_own_weight(name: str, module: nn.Module) -> None:
-    weight = module.weight
-    if isinstance(weight, UninitializedParameter):
-        msg = f"The weight of {name!r} has no shape yet; run one batch through the model first."
+def plain_name(name: str) -> str:
+    """Return a qualified name without what compilation puts into it."""
+    return name.replace("_orig_mod.", "")
+
+
+def has_own_weight(module: nn.Module) -> bool:
+    """Return whether a module's weight is a parameter, not computed from other tensors."""
+    if is_parametrized(module, "weight"):
+        return False
+    return isinstance(module.weight, nn.Parameter)
+
+
+def own_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the weights that are parameters, detached, by name of the module."""
+    return {
+        name: module.get_parameter("weight").detach()
+        for name, module in modules.items()
+        if has_own_weight(module)
+    }
+
+
+def _require_values(name: str, parameter: Tensor) -> None:
+    if isinstance(parameter, UninitializedParameter):
+        owner = name.rpartition(".")[0]
+        msg = f"The weight of {owner!r} has no shape yet; run one batch through the model first."
         raise MeasurementError(msg)
-    if is_parametrized(module, "weight") or not isinstance(weight, nn.Parameter):
+    if parameter.is_meta:
         msg = (
-            f"The weight of {name!r} is computed from other tensors, as weight and spectral "
-            "normalisation do; make it a plain weight first "
-            "(torch.nn.utils.parametrize.remove_parametrizations)."
+            f"The parameter {name!r} is on the meta device and has no values; load or initialise "
+            "the model on a real device (model.to_empty(device=...), then its weights)."
         )
         raise MeasurementError(msg)
+    if parameter.layout != torch.strided:
+        msg = f"The parameter {name!r} is stored as {parameter.layout}; make it dense."
+        raise MeasurementError(msg)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A module that is running."""
+
+    name: str
+    input: Tensor
+    edge: GradientEdge | None
+    packed: int
 
 
 class Attachment:
@@ -136,21 +171,25 @@ class Attachment:
                 inputs, so that memory is freed as it would be.
         """
         self.calls: list[Call] = []
-        self.recomputed = False
-        self._on_call = on_call
         self.without_gradient: list[str] = []
+        self.recomputed = False
         self._modules = modules
+        self._on_call = on_call
         self._swap = swap
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._open: list[tuple[str, Tensor, GradientEdge | None, int]] = []
+        self._open: list[_Open] = []
         self._count: dict[str, int] = {}
+        self._computed: dict[str, Tensor] = {}
 
     def __enter__(self) -> Attachment:
         """Place the hooks."""
         for name, module in self._modules.items():
-            if self._swap is not None:
+            if self._swap is not None or not has_own_weight(module):
                 self._handles.append(module.register_forward_pre_hook(self._before(name)))
             self._handles.append(module.register_forward_hook(self._after(name)))
+            if is_parametrized(module, "weight"):
+                source = module.get_submodule("parametrizations.weight")
+                self._handles.append(source.register_forward_hook(self._yielded(name)))
         return self
 
     def __exit__(
@@ -164,90 +203,97 @@ class Attachment:
             handle.remove()
         self._handles.clear()
         self._open.clear()
+        self._computed.clear()
 
     def _before(self, name: str) -> Any:
-        def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if _is_recomputation():
-                self.recomputed = True
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if not self._is_live():
                 return
-            if not torch.is_grad_enabled():
-                return
-            if not arguments or not isinstance(arguments[0], Tensor):
-                msg = f"The module {name!r} was called without a tensor as its first argument."
-                raise MeasurementError(msg)
-            x = arguments[0]
-            edge = get_gradient_edge(x) if x.requires_grad else None
             packed = 0
             if self._swap is not None:
                 packed, self._swap.caller = self._swap.packed[name], name
-            self._open.append((name, x.detach(), edge, packed))
+            self._open.append(_opened(name, arguments, packed))
+            if "weight" in vars(module):
+                self._note(name, module.weight)  # set by a hook, as old weight normalisation does
 
         return hook
 
+    def _yielded(self, name: str) -> Any:
+        def hook(_module: nn.Module, _arguments: tuple[Any, ...], weight: Any) -> None:
+            if self._is_live():
+                self._note(name, weight)
+
+        return hook
+
+    def _note(self, name: str, weight: Any) -> None:
+        assert isinstance(weight, Tensor)
+        self._computed[name] = weight
+        if self._swap is not None:
+            self._swap.watch(name, weight)
+
     def _after(self, name: str) -> Any:
-        def hook(module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:
-            if _is_recomputation() or not torch.is_grad_enabled():
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+            if not self._is_live():
                 return None
-            if self._swap is None:
-                x = _arguments[0]
-                edge = get_gradient_edge(x) if x.requires_grad else None
-                seen = True
-            else:
-                _, x, edge, before = self._open.pop()
-                seen = edge is None
-                self._swap.caller = self._open[-1][0] if self._open else ""
-                seen = seen or self._swap.packed[name] > before
-            _require_own_map(name, module, x, output)
+            # Without an exchange nothing of the time before the call is of interest.
+            is_open = bool(self._open) and self._open[-1].name == name
+            opened = self._open.pop() if is_open else _opened(name, arguments, 0)
+            if self._swap is not None:
+                self._swap.caller = self._open[-1].name if self._open else ""
+            weight = self._weight(name, module)
+            require_own_map(name, module, opened.input, weight, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
             out = output if fixed is None else fixed
             count = self._count[name] = self._count.get(name, 0) + 1
+            computed = weight.requires_grad and not isinstance(weight, nn.Parameter)
+            saved = None if self._swap is None else self._swap.packed[name] > opened.packed
             call = Call(
                 name=name if count == 1 else f"{name}@{count}",
                 module_name=name,
                 module=module,
                 output_edge=get_gradient_edge(out),
                 output_shape=tuple(out.shape),
-                input=None if self._on_call is not None else x,
-                input_shape=tuple(x.shape),
-                input_dtype=x.dtype,
-                input_edge=edge,
-                weight_seen=seen,
+                input=opened.input if self._on_call is None else None,
+                input_shape=tuple(opened.input.shape),
+                input_dtype=opened.input.dtype,
+                input_edge=opened.edge,
+                weight_seen=opened.edge is None or bool(saved),
+                weight=weight.detach(),
+                weight_edge=get_gradient_edge(weight) if computed else None,
+                output_type=out.dtype,
             )
             self.calls.append(call)
             if self._on_call is not None:
-                self._on_call(call, x)
+                self._on_call(call, opened.input)
             return fixed
 
         return hook
 
+    def _is_live(self) -> bool:
+        """Whether a call is one of the forward pass, with gradients."""
+        if torch._C._current_graph_task_id() != -1:
+            # A backward pass is running: activation checkpointing recomputes in it.
+            self.recomputed = True
+            return False
+        return torch.is_grad_enabled()
 
-def _require_own_map(name: str, module: nn.Module, x: Tensor, output: Any) -> None:
-    """Refuse a subclass that does something else with its weight than its base class does."""
-    plain = type(module) in MEASURED or isinstance(
-        module, nn.modules.linear.NonDynamicallyQuantizableLinear
-    )
-    if plain and "forward" not in vars(module):
-        return
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    with torch.no_grad():
-        expected = linear_part(module, x, weight)
-        if isinstance(module.bias, Tensor):
-            axes = (1,) * (weight.dim() - 2)
-            expected = expected + module.bias.reshape(-1, *axes)
-    same = isinstance(output, Tensor) and output.shape == expected.shape
-    if not same or not torch.allclose(output, expected, rtol=1e-4, atol=1e-5):
-        msg = (
-            f"The module {name!r} ({type(module).__name__}) does not apply its weight as "
-            "its base class does, so its backward weight is not known; give an equal model of "
-            "plain modules (--plain-model SPEC)."
-        )
+    def _weight(self, name: str, module: nn.Module) -> Tensor:
+        """Return the weight that acted in the call that ends."""
+        weight = self._computed.get(name)
+        if weight is None:
+            # A cached parametrisation yields nothing anew.
+            weight = module.weight  # type: ignore[assignment]
+        assert isinstance(weight, Tensor)
+        return weight
+
+
+def _opened(name: str, arguments: tuple[Any, ...], packed: int) -> _Open:
+    """Return what is known of a call before it runs."""
+    if not arguments or not isinstance(arguments[0], Tensor):
+        msg = f"The module {name!r} was called without a tensor as its first argument."
         raise MeasurementError(msg)
-
-
-def _is_recomputation() -> bool:
-    """Whether a backward pass is running: activation checkpointing recomputes in it."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    x = arguments[0]
+    return _Open(name, x.detach(), get_gradient_edge(x) if x.requires_grad else None, packed)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, measured_modules
+from alignlab.engine.attach import Attachment, measured_modules, own_weights
 from alignlab.engine.direct import inject
-from alignlab.engine.graph import cut, refuse_custom_backwards, refuse_other_weights
-from alignlab.engine.layout import Layout, parameter
+from alignlab.engine.exchange import Exchange, weight_swap
+from alignlab.engine.forward import is_compiled, plainly, require_loss
+from alignlab.engine.graph import cut, refuse_custom_backwards
+from alignlab.engine.layout import Layout
+from alignlab.engine.local import to_entry, to_preactivation
 from alignlab.engine.parameters import parameter_gradients
+from alignlab.engine.products import refuse_weights_above
 from alignlab.engine.state import State
-from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
 from alignlab.feedback import Feedback
 from alignlab.sites import Layer
 
-__all__ = ["BackwardPass", "Capture", "Loss", "eager"]
+__all__ = ["BackwardPass", "Capture", "Loss"]
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -70,7 +71,7 @@ class Capture:
         """Run the forward pass in the model's present mode.
 
         Args:
-            model: Any module whose weights are in Linear and convolution modules.
+            model: Any module that ends in Linear or convolution modules.
             loss_function: Takes the output and the targets, returns a scalar.
             x: Batch, first axis samples.
             y: Targets.
@@ -83,13 +84,14 @@ class Capture:
         self.model: Final = model
         self._loss_function = loss_function
         self._x, self._y = x, y
-        self._modules = measured_modules(model)
-        self._weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
-        self._swap = WeightSwap(self._weights, volatile=model.buffers())
+        modules = measured_modules(model)
+        self._weights = own_weights(modules)
+        self._swap = weight_swap(model, modules)
+        self._is_compiled = is_compiled(model)
         self.state: Final = State.of(model)
-        attachment = Attachment(self._modules, self._swap)
+        attachment = Attachment(modules, self._swap)
         try:
-            with eager(model)(), torch.enable_grad():
+            with torch.enable_grad(), plainly(compiled=self._is_compiled):
                 with attachment, self._swap.recording():
                     self.output = model(x)
                 # A penalty on weights in the loss keeps the weights themselves.
@@ -98,29 +100,44 @@ class Capture:
             if not keep_state:
                 self.state.restore(model)
         self.without_gradient = tuple(attachment.without_gradient)
-        self._check_loss()
+        require_loss(self.loss)
         refuse_custom_backwards(self.loss.grad_fn)
-        refuse_other_weights(self.loss.grad_fn, model, self._weights)
         self.layout = Layout(attachment.calls, self.loss.grad_fn)
         self.layers = self.layout.layers
+        refuse_weights_above(self.loss.grad_fn, self.layout.calls, model)
+        self._weights |= {call.module_name: call.weight for call in self.layout.calls}
+        self._exchange = Exchange(self._swap, self.layout.calls, self.loss.grad_fn, model)
 
     @property
     def n_samples(self) -> int:
-        """Samples in the batch: the first axis of the output layer."""
+        """Samples in the batch: the first axis of every layer."""
         return self.layout.calls[-1].output_shape[0]
 
     @property
     def n_errors(self) -> int:
-        """Entries of the error of one sample: the units of the output layer."""
-        return self.layout.output_layer.width
+        """Entries of the error of one sample: the units of all output layers."""
+        return sum(layer.width for layer in self.layout.outputs)
+
+    @property
+    def other_weights(self) -> tuple[str, ...]:
+        """Parameters that act as weights outside of the measured modules, by name.
+
+        They lie inside segments: direct feedback is backpropagated through them from the entry,
+        and rules that replace weights replace them too.
+        """
+        return tuple(self._exchange.others)
 
     def close(self) -> None:
         """Drop the graph."""
-        del self.layout, self.loss, self.output
+        del self.layout, self.loss, self.output, self._exchange
 
     def module_weights(self) -> dict[str, Tensor]:
-        """Return the forward weights of the measured modules, detached, by module name."""
-        return {name: weight.detach() for name, weight in self._weights.items()}
+        """Return the forward weights, detached, by name.
+
+        Those of measured modules bear the name of their module, all others that of their
+        parameter, such as ``attention.in_proj_weight``.
+        """
+        return self._weights | self._exchange.others
 
     def input_of(self, layer: Layer) -> Tensor:
         """Return the layer's input, detached, shape ``(n_samples, ...)``."""
@@ -170,21 +187,24 @@ class Capture:
         """Run the backward pass with other weights in place of the forward ones.
 
         Args:
-            weights: Backward weight of every measured module, shaped like the forward one.
+            weights: Backward weights by the names of ``module_weights``, shaped like those.
             parameters: Whether the gradients of the parameters are wanted too.
 
         Raises:
             MeasurementError: A weight was not seen by the exchange.
         """
-        unseen = [call.name for call in self.layout.calls if not call.weight_seen]
-        if unseen:
-            msg = (
-                f"The weight of {', '.join(unseen)} was not seen in the graph (mixed precision or "
-                "activation checkpointing); probe in full precision without checkpointing."
-            )
+        missing = [name for name in self._exchange.needed if name not in weights]
+        if missing:
+            msg = f"There is no backward weight for {', '.join(missing)}; give one for each."
             raise MeasurementError(msg)
-        with self._swap.replaced(weights):
+        if not self._exchange.is_possible and self._are_own(weights):
             return self.reference(parameters=parameters)
+        with self._exchange.replaced(weights):
+            return self.reference(parameters=parameters)
+
+    def _are_own(self, weights: Mapping[str, Tensor]) -> bool:
+        own = self.module_weights()
+        return all(torch.equal(weights[name], own[name]) for name in self._exchange.needed)
 
     def injection_layers(self, granularity: str) -> list[Layer]:
         """Return the layers at whose entries direct feedback is injected.
@@ -206,7 +226,8 @@ class Capture:
 
         Args:
             feedback: By injection layer, shape ``(n_errors, *entry_shape)``, in any form.
-            error: dL/da at the output, shape ``(n_samples, ...)``.
+            error: dL/da at the output, ``n_errors`` entries a sample, ``(n_samples, ...)``;
+                of several output layers ``layout.joined``.
             granularity: ``micro`` or ``macro``.
             parameters: Whether the gradients of the parameters are wanted too.
         """
@@ -232,14 +253,7 @@ class Capture:
             layer: Any layer but the output.
             signal: Shape ``(n_samples, *entry_shape)``.
         """
-        segment = self.layout.segment_of(layer)
-        (result,) = torch.autograd.grad(
-            self.layout.entry_edge(segment),
-            [self.layout.call(layer).output_edge],
-            grad_outputs=(signal.reshape(self.layout.entry_shape(segment)),),
-            retain_graph=True,
-        )
-        return result
+        return to_preactivation(self.layout, layer, signal)
 
     def to_entry(self, layer: Layer, tangent: Tensor) -> Tensor:
         """Carry a tangent from the pre-activation to the entry (the adjoint of V).
@@ -249,22 +263,12 @@ class Capture:
         Args:
             layer: Any layer but the output.
             tangent: Shape ``(n_samples, *shape)``.
+
+        Raises:
+            MeasurementError: An operation on the way has a backward that cannot be
+                differentiated again, as fused attention and recurrent kernels have.
         """
-        segment = self.layout.segment_of(layer)
-        argument = torch.zeros(
-            self.layout.entry_shape(segment), dtype=tangent.dtype, device=tangent.device
-        ).requires_grad_()
-        (image,) = torch.autograd.grad(
-            self.layout.entry_edge(segment),
-            [self.layout.call(layer).output_edge],
-            grad_outputs=(argument,),
-            retain_graph=True,
-            create_graph=True,
-        )
-        if not image.requires_grad:
-            return torch.zeros_like(argument.detach())
-        (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent,))
-        return result
+        return to_entry(self.layout, layer, tangent)
 
     def weight_gradient(self, layer: Layer, signal: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of weight and bias that a pre-activation signal causes.
@@ -278,15 +282,16 @@ class Capture:
             or it is frozen.
         """
         call = self.layout.call(layer)
-        wanted = [parameter(call.module, "weight"), getattr(call.module, "bias", None)]
-        active = [p for p in wanted if p is not None and p.requires_grad]
+        wanted: list[Any] = [call.weight_source, call.module.bias]
+        is_active = [p is not None and _has_gradient(p) for p in wanted]
+        active = [p for p, is_in in zip(wanted, is_active, strict=True) if is_in]
         # The weight may be that of a layer below too, which is none of this one's business.
         with cut([] if call.input_edge is None else [call.input_edge.node]):
             gradients = active and torch.autograd.grad(
                 call.output_edge, active, grad_outputs=(signal,), retain_graph=True
             )
         found = iter(gradients)
-        pair = [next(found) if p is not None and p.requires_grad else None for p in wanted]
+        pair: list[Tensor | None] = [next(found) if is_in else None for is_in in is_active]
         return pair[0], pair[1]
 
     def evaluate(self, parameters: Mapping[str, Tensor], *, precision: torch.dtype) -> Tensor:
@@ -309,30 +314,17 @@ class Capture:
         x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
         self.state.restore_random()
         try:
-            with torch.no_grad(), eager(self.model)():
+            with torch.no_grad(), plainly(compiled=self._is_compiled):
                 output = torch.func.functional_call(self.model, cast, (x,))
                 return self._loss_function(output, y).detach()
         finally:
             self.state.restore(self.model)
 
-    def _check_loss(self) -> None:
-        if not isinstance(self.loss, Tensor) or self.loss.numel() != 1:
-            msg = "The loss function must return one number; reduce it over the batch."
-            raise MeasurementError(msg)
-        if self.loss.grad_fn is None:
-            msg = "The loss does not depend on any parameter that requires a gradient."
-            raise MeasurementError(msg)
-        if not torch.isfinite(self.loss):
-            msg = f"The loss is {self.loss.item()}; check weights, inputs and targets."
-            raise MeasurementError(msg)
+
+def _has_gradient(source: Any) -> bool:
+    """Return whether a parameter or the edge of a computed weight has a gradient."""
+    return not isinstance(source, Tensor) or source.requires_grad
 
 
 def _cast(tensor: Tensor, precision: torch.dtype) -> Tensor:
     return tensor.to(precision) if tensor.is_floating_point() else tensor
-
-
-def eager(model: nn.Module) -> Callable[[], Any]:
-    """Return what opens a context in which compiled modules run eagerly; hooks need that."""
-    if any(type(m).__name__ == "OptimizedModule" for m in model.modules()):
-        return partial(torch.compiler.set_stance, "force_eager")
-    return nullcontext

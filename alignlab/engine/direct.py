@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,23 +37,28 @@ def inject(
     error: Tensor,
     granularity: str,
     leaves: bool,
+    only: Collection[str] | None = None,
 ) -> Injected:
     """Inject the error at every entry and carry it to the pre-activations below.
 
     Args:
         layout: Layers and entries of a captured forward pass.
         feedback: By injection layer, shape ``(n_errors, *entry_shape)``, in any form.
-        error: dL/da at the output, shape ``(n_samples, ...)``.
+        error: dL/da at the output layers, ``n_errors`` entries a sample, ``(n_samples, ...)``.
         granularity: ``micro`` or ``macro``.
         leaves: Whether parameters between entry and pre-activation are wanted too.
+        only: Injection layers to which this is kept; None for all.
     """
     result = Injected()
-    result.preactivation[layout.output_layer.name] = error
-    projector = Projector(error)
+    result.preactivation.update(layout.parted(error))
+    # Products in less than float32 would lose what the statistics are to show.
+    projector = Projector(error if error.dtype.itemsize >= 4 else error.float())
     for group in layout.groups(granularity):
         owner = layout.layers[group.members[-1]]
+        if only is not None and owner.name not in only:
+            continue
         signal = projector(feedback[owner.name], layout.entry_shape(group))
-        _inject_at(layout, group, signal, leaves=leaves, into=result)
+        _inject_at(layout, group, layout.at_entry(group, signal), leaves=leaves, into=result)
     return result
 
 

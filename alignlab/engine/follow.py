@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from alignlab.engine.carry import Gradients, carried, compare_weights
 from alignlab.engine.comparison import ENTRY, PREACTIVATION, Levels
 from alignlab.engine.graph import Segment
-from alignlab.engine.local import Gradients, carried, compare_weights
 from alignlab.engine.plan import Direct, Plan, Replaced, described
 from alignlab.errors import AlignlabError, MeasurementError
 from alignlab.feedback import Projector
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from alignlab.engine.attach import Call
-    from alignlab.engine.swap import WeightSwap
+    from alignlab.engine.exchange import Exchange
 
 __all__ = ["Followed"]
 
 PlanOf = Callable[[Sequence["Call"], tuple[Any, ...], Any, Tensor], Plan]
+
+LARGEST_GAP = 0.02
+"""Relative difference of two backward passes that is rounding, in half precision too."""
 
 
 @final
@@ -41,7 +44,7 @@ class Followed:
         levels: Levels,
         *,
         expected: Plan | None,
-        swap: WeightSwap | None,
+        exchange: Callable[[Sequence[Call], Any], Exchange] | None,
     ) -> None:
         """Wait for the first call.
 
@@ -50,13 +53,14 @@ class Followed:
             levels: What is measured.
             expected: The plan of the pass before; while calls agree with it, only its output
                 is watched in the forward pass.
-            swap: What the forward pass saved its weights through, where rules replace weights.
+            exchange: Returns the weights that act in a graph, where rules replace weights.
         """
         self._plan_of: Final = plan_of
         self._levels: Final = levels
         self._entry: Final = levels.entry
         self._local: Final = levels.local
-        self._swap: Final = swap
+        self._exchange_of: Final = exchange
+        self._exchange: Exchange | None = None
         self._expected = expected
         self._signature: list[tuple[Any, ...]] = []
         self._calls: list[Call] = []
@@ -70,6 +74,8 @@ class Followed:
         self._entries: dict[Any, list[int]] = {}
         self._open: set[tuple[str, int]] = set()
         self._held: dict[tuple[str, int, int], list[Tensor]] = {}
+        self._expected_signals: dict[tuple[str, int], Tensor] = {}
+        self._gaps: list[tuple[str, Tensor]] = []
         self._gradient = _NOTHING
         self._error = Projector(_NOTHING)
 
@@ -126,6 +132,14 @@ class Followed:
                 "no gradient; run one whole backward pass inside of observe."
             )
             raise MeasurementError(msg)
+        past = [name for name, gap in self._gaps if gap > LARGEST_GAP]
+        if past:
+            msg = (
+                f"The loss reaches {past[-1]} on a way past the output layer, such as a penalty on "
+                "an activation, which rules that replace weights cannot follow here; use "
+                "Probe.measure."
+            )
+            raise MeasurementError(msg)
         plan.passes += 1
         plan.recomputes |= recomputed
         with torch.no_grad():
@@ -138,8 +152,8 @@ class Followed:
             handle.remove()
         # A hook that can reach its own node is a cycle that no garbage collector sees.
         self._handles, self._calls, self._used = [], [], []
-        self._inputs, self._entries, self._held = {}, {}, {}
-        self._expected = self._plan = None
+        self._inputs, self._entries, self._held, self._expected_signals = {}, {}, {}, {}
+        self._expected = self._plan = self._exchange = None
         self._gradient = _NOTHING
         self._error = Projector(_NOTHING)
 
@@ -211,6 +225,10 @@ class Followed:
         self._gradient = error
         self._error = Projector(error.to(plan.rows.dtype))
         plan.rows.begin(self._levels)
+        if self._exchange_of is not None:
+            self._exchange = self._exchange_of(self._used, start)
+            if plan.passes == 0:
+                self._expected_signals = self._backward()
         for rule_number, rule in enumerate(plan.rules):
             if isinstance(rule, Replaced):
                 self._run_replaced(rule_number, rule)
@@ -223,7 +241,16 @@ class Followed:
                 self._open.remove((ENTRY, k))
                 self._at_entry(self._plan, k, gradient)
 
+    def _require_one_way(self, place: str, index: int, true: Tensor) -> None:
+        """See whether the loss reaches a site through the output layer alone, as rules suppose."""
+        expected = self._expected_signals.pop((place, index), None)
+        if expected is not None:
+            assert self._plan is not None
+            gap = (true - expected).norm() / true.norm()
+            self._gaps.append((self._plan.name_of(place, index), gap))
+
     def _at_entry(self, plan: Plan, k: int, true: Tensor) -> None:
+        self._require_one_way(ENTRY, k, true)
         if self._entry:
             plan.rows.true(ENTRY, k, true)
         for number, rule in enumerate(plan.rules):
@@ -262,6 +289,7 @@ class Followed:
         if true is None:
             return
         self._open.remove((PREACTIVATION, index))
+        self._require_one_way(PREACTIVATION, index, true)
         signals = {
             number: self._held.pop((PREACTIVATION, index, number))
             for number in range(len(plan.rules))
@@ -274,7 +302,7 @@ class Followed:
             handle = compare_weights(
                 plan,
                 index,
-                self._used[index].output_edge,
+                self._used[index],
                 x=self._inputs.pop(plan.used[index]),
                 true=true,
                 signals=signals,
@@ -292,15 +320,9 @@ class Followed:
 
     def _run_replaced(self, number: int, rule: Replaced) -> None:
         """Run the backward pass of a rule that replaces weights, and keep its signals."""
-        unseen = [call.name for call in self._used if not call.weight_seen]
-        if unseen:
-            msg = (
-                f"{rule.label} replaces weights, but that of {', '.join(unseen)} was not seen "
-                "where autograd saved it, as under activation checkpointing."
-            )
-            raise MeasurementError(msg)
-        assert self._swap is not None
-        with self._swap.replaced(rule.weights[0]()):
+        exchange = self._exchange
+        assert exchange is not None
+        with exchange.replaced(rule.weights[0](exchange.weights)):
             found = self._backward()
         for (place, index), signal in found.items():
             self._hold(place, index, number, signal)

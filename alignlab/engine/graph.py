@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from alignlab.engine.attach import Call
 
@@ -25,19 +25,9 @@ __all__ = [
     "reachable_calls",
     "reaches",
     "refuse_custom_backwards",
-    "refuse_other_weights",
     "segments",
-    "weight_operand",
+    "walk",
 ]
-
-
-_PRODUCTS = frozenset({"Addmm", "Mm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Convolution"})
-_VIEWS = frozenset(
-    {
-        *("T", "Transpose", "Permute", "View", "UnsafeView", "ReshapeAlias", "Expand"),
-        *("ToCopy", "Unsqueeze", "Squeeze", "Slice", "Select", "AsStrided", "Clone"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ def reachable_calls(start: Any, calls: Sequence[Call]) -> list[int]:
         Indices of the calls at which the walk ended.
     """
     ends = {call.output_edge.node: index for index, call in enumerate(calls)}
-    return [ends[node] for node in _walk(start, set(ends)) if node in ends]
+    return [ends[node] for node in walk(start, set(ends)) if node in ends]
 
 
 def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
@@ -105,7 +95,7 @@ def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
     blocked = set(stops)
     return [
         node.variable
-        for node in _walk(start, blocked)
+        for node in walk(start, blocked)
         if node not in blocked and hasattr(node, "variable")
     ]
 
@@ -138,28 +128,6 @@ def chain_between(entry: Any, end: Any) -> list[Any]:
     return nodes
 
 
-def weight_operand(node: Any, weight: Tensor) -> tuple[int, int] | None:
-    """Return where a pre-activation's node forms the gradient of a weight.
-
-    Args:
-        node: Autograd node of the pre-activation.
-        weight: The weight.
-
-    Returns:
-        How many views lie between that node and the product, and the place of the weight among
-        the product's operands; None if no product of the weight is found.
-    """
-    views = 0
-    while True:
-        for place, (following, _) in enumerate(node.next_functions):
-            if following is not None and _leaf_behind(following) is weight:
-                return views, place
-        onward = [following for following, _ in node.next_functions if following is not None]
-        if len(onward) != 1 or _operation(node) not in _VIEWS:
-            return None
-        node, views = onward[0], views + 1
-
-
 def reaches(start: Any, target: Any, stops: set[Any]) -> bool:
     """Return whether a walk upstream meets a node without passing one of the stops.
 
@@ -168,7 +136,7 @@ def reaches(start: Any, target: Any, stops: set[Any]) -> bool:
         target: Node to be met.
         stops: Nodes through which the walk may not pass.
     """
-    return any(node is target for node in _walk(start, stops) if node not in stops)
+    return any(node is target for node in walk(start, stops) if node not in stops)
 
 
 @contextmanager
@@ -201,9 +169,15 @@ def refuse_custom_backwards(start: Any) -> None:
     Raises:
         MeasurementError: Names the first such function.
     """
-    for node in _walk(start, set()):
+    for node in walk(start, set()):
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             name = type(node).__name__.removesuffix("Backward")
+            if name == "CheckpointFunction":
+                msg = (
+                    "The model recomputes activations with reentrant checkpointing, which hides "
+                    "its layers from the graph; call checkpoint(..., use_reentrant=False)."
+                )
+                raise MeasurementError(msg)
             msg = (
                 f"The model runs the custom autograd function {name!r}, whose backward need not "
                 "be the true gradient; give an equal model without it (--plain-model SPEC)."
@@ -211,53 +185,8 @@ def refuse_custom_backwards(start: Any) -> None:
             raise MeasurementError(msg)
 
 
-def refuse_other_weights(start: Any, model: nn.Module, measured: Mapping[str, Tensor]) -> None:
-    """Refuse parameters that are multiplied as weights outside of the measured modules.
-
-    No rule would replace them, and the signal below would be backpropagation's.
-
-    Args:
-        start: Autograd node of the loss.
-        model: The model, for the names.
-        measured: Weights of the measured modules.
-
-    Raises:
-        MeasurementError: Names the first such parameter.
-    """
-    known = {id(weight) for weight in measured.values()}
-    for node in _walk(start, set()):
-        if _operation(node) not in _PRODUCTS:
-            continue
-        for following, _ in node.next_functions:
-            leaf = _leaf_behind(following)
-            if leaf is None or id(leaf) in known or leaf.dim() < 2:
-                continue
-            names = [name for name, p in model.named_parameters() if p is leaf]
-            if names:
-                msg = (
-                    f"The parameter {names[0]!r} is used as a weight outside of Linear and "
-                    "Conv1d/2d/3d modules, where this version cannot measure it; put it into "
-                    "such a module (--plain-model SPEC)."
-                )
-                raise MeasurementError(msg)
-
-
-def _operation(node: Any) -> str:
-    """Return the name of a node's operation, such as ``Addmm`` for ``AddmmBackward0``."""
-    return type(node).__name__.partition("Backward")[0]
-
-
-def _leaf_behind(node: Any) -> Tensor | None:
-    """Return the parameter of which a node's operand is a view or a copy."""
-    while node is not None and not hasattr(node, "variable"):
-        if _operation(node) not in _VIEWS:
-            return None
-        node = next((following for following, _ in node.next_functions), None)
-    leaf: Tensor | None = None if node is None else node.variable
-    return leaf
-
-
-def _walk(start: Any, stops: set[Any]) -> Iterable[Any]:
+def walk(start: Any, stops: set[Any]) -> Iterable[Any]:
+    """Yield every autograd node upstream of one, itself first, not beyond the stops."""
     seen = {start}
     stack = [start]
     while stack:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, final
 
+import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Call
+from alignlab.engine.attach import MEASURED, Call
 from alignlab.engine.graph import Segment, reachable_calls, reaches, segments
 from alignlab.errors import MeasurementError
 from alignlab.sites import Layer
 
-__all__ = ["Layout", "parameter"]
+__all__ = ["Layout"]
 
 
 @final
@@ -40,21 +41,45 @@ class Layout:
         self._index: Final = {layer.name: k for k, layer in enumerate(self.layers)}
 
     @property
-    def output_layer(self) -> Layer:
-        """The only layer that no measured layer reads.
+    def outputs(self) -> tuple[Layer, ...]:
+        """The layers that no measured layer reads, in call order; the error is theirs."""
+        return tuple(layer for layer in self.layers if layer.is_output)
 
-        Raises:
-            MeasurementError: There are several, so there is no single error.
+    @property
+    def only_output(self) -> Layer | None:
+        """The output layer; None where there are several."""
+        return self.outputs[0] if len(self.outputs) == 1 else None
+
+    def errors_of(self, layer: Layer) -> slice:
+        """Return which entries of a sample's error are those of an output layer."""
+        before = [each for each in self.outputs if each.depth < layer.depth]
+        start = sum(each.width for each in before)
+        return slice(start, start + layer.width)
+
+    def joined(self, signals: Mapping[str, Tensor]) -> Tensor:
+        """Return the error: the signals at the pre-activations of all output layers.
+
+        Args:
+            signals: By layer name, shape ``(n_samples, *shape)``.
+
+        Returns:
+            That of the only output layer as it is; of several, one row per sample, their
+            entries one after the other in call order.
         """
-        outputs = [layer for layer in self.layers if layer.is_output]
-        if len(outputs) != 1:
-            names = ", ".join(layer.name for layer in outputs)
-            msg = (
-                f"The model ends in {len(outputs)} layers ({names}); this version needs "
-                "one output layer, whose gradient is the error."
-            )
-            raise MeasurementError(msg)
-        return outputs[0]
+        parts = [signals[layer.name] for layer in self.outputs]
+        return parts[0] if len(parts) == 1 else torch.cat([p.flatten(1) for p in parts], 1)
+
+    def parted(self, error: Tensor) -> dict[str, Tensor]:
+        """Return the error of every output layer from that of all, the inverse of ``joined``."""
+        if len(self.outputs) == 1:
+            return {self.outputs[0].name: error}
+        rows = error.flatten(1)
+        return {
+            layer.name: rows[:, self.errors_of(layer)]
+            .unflatten(1, layer.shape)
+            .to(self.call(layer).output_type)
+            for layer in self.outputs
+        }
 
     def call(self, layer: Layer) -> Call:
         """Return the call behind a layer."""
@@ -67,6 +92,14 @@ class Layout:
     def entry_shape(self, segment: Segment) -> tuple[int, ...]:
         """Return the shape of a segment's entry with its samples."""
         return self.calls[segment.consumer].input_shape
+
+    def entry_type(self, segment: Segment) -> torch.dtype:
+        """Return the floating type of a segment's entry."""
+        return self.calls[segment.consumer].input_dtype
+
+    def at_entry(self, segment: Segment, signal: Tensor) -> Tensor:
+        """Return a signal in the shape and floating type of a segment's entry."""
+        return signal.reshape(self.entry_shape(segment)).to(self.entry_type(segment))
 
     def segment_of(self, layer: Layer) -> Segment:
         """Return the segment in which a hidden layer lies."""
@@ -189,19 +222,6 @@ class Layout:
         return min(found) if found else None
 
 
-def parameter(module: nn.Module, key: str) -> Tensor:
-    """Return a module's tensor by name.
-
-    Raises:
-        MeasurementError: There is none.
-    """
-    value = getattr(module, key)
-    if not isinstance(value, Tensor):
-        msg = f"{type(module).__name__} has no tensor {key!r}."
-        raise MeasurementError(msg)
-    return value
-
-
 def _in_the_graph(calls: Sequence[Call], start: Any) -> list[Call]:
     inside: set[int] = set()
     frontier = reachable_calls(start, calls)
@@ -225,7 +245,7 @@ def _require_samples(calls: Sequence[Call]) -> None:
             raise MeasurementError(msg)
         if call.output_shape[0] != last.output_shape[0]:
             msg = (
-                f"The layer {call.name!r} runs on {call.output_shape[0]} rows, the output layer "
+                f"The layer {call.name!r} runs on {call.output_shape[0]} rows, the last layer "
                 f"{last.name!r} on {last.output_shape[0]}; keep the samples on the first axis of "
                 "every layer (a Linear takes any number of axes after it)."
             )
@@ -241,12 +261,13 @@ def _described(calls: Sequence[Call], found: Sequence[Segment]) -> tuple[Layer, 
 
 
 def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
-    weight = parameter(call.module, "weight")
     bias = getattr(call.module, "bias", None)
-    kind = next(
-        c.__name__ for c in type(call.module).__mro__ if c.__module__.startswith("torch.nn")
-    )
+    kind = next(c.__name__ for c in type(call.module).__mro__ if c in MEASURED)
     channel_axis = 1 if _is_convolution(call.module) else -1
+    # Of a transposed convolution the first axis of the weight is that of the inputs.
+    fan_in = call.weight[0].numel()
+    if isinstance(call.module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        fan_in = call.weight[:, 0].numel() // call.module.groups
     return Layer(
         name=call.name,
         module=call.module_name,
@@ -255,12 +276,12 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
         shape=tuple(call.output_shape[1:]),
         entry_shape=consumer.input_shape[1:] if consumer else (),
         consumer=consumer.name if consumer else "",
-        fan_in=weight[0].numel(),
-        n_parameters=weight.numel() + (bias.numel() if bias is not None else 0),
+        fan_in=fan_in,
+        n_parameters=call.weight.numel() + (bias.numel() if bias is not None else 0),
         channels=call.output_shape[channel_axis],
         entry_channel_axis=0 if consumer and _is_convolution(consumer.module) else -1,
     )
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return not isinstance(module, nn.Linear)

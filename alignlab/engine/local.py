@@ -1,109 +1,73 @@
-"""What lies between two sites, run once more in the middle of the user's backward pass."""
+"""The local backward map from an entry to a pre-activation, and its adjoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 
-from alignlab.engine.graph import chain_between
+from alignlab.engine.layout import Layout
+from alignlab.errors import MeasurementError
+from alignlab.sites import Layer
 
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
-    from alignlab.engine.plan import Plan
-
-__all__ = ["Gradients", "Signals", "carried", "compare_weights"]
-
-Gradients = tuple[Tensor | None, ...]
-Signals = dict[int, list[Tensor]]
-"""By rule, its own signal and redraws of it."""
+__all__ = ["to_entry", "to_preactivation"]
 
 
-def carried(
-    entry: GradientEdge,
-    sites: Sequence[GradientEdge],
-    signal: Tensor,
-    *,
-    is_chain: bool,
-    memory: Tensor,
-) -> list[Tensor]:
-    """Return what the exact local backward map makes of a signal.
+def to_preactivation(layout: Layout, layer: Layer, signal: Tensor) -> Tensor:
+    """Carry a signal from a layer's entry to its pre-activation (V, a local vjp).
 
     Args:
-        entry: Where it enters.
-        sites: Where it is wanted.
-        signal: Shaped like the entry.
-        is_chain: Whether single nodes lead from the entry to the only site.
-        memory: What the signal may lie in, and no result may.
-    """
-    if is_chain:
-        for node in chain_between(entry, sites[0]):
-            found = node(signal)
-            signal = next(e for e in found if e is not None) if isinstance(found, tuple) else found
-        results: Sequence[Tensor] = [signal]
-    else:
-        results = torch.autograd.grad(
-            [entry], list(sites), grad_outputs=[signal], retain_graph=True
-        )
-    taken = memory.untyped_storage().data_ptr()
-    return [
-        each.clone() if each.untyped_storage().data_ptr() == taken else each for each in results
-    ]
-
-
-def compare_weights(
-    plan: Plan,
-    index: int,
-    site: GradientEdge,
-    *,
-    x: Tensor,
-    true: Tensor,
-    signals: Signals,
-    is_busy: Callable[[], bool],
-) -> RemovableHandle | None:
-    """Compare the weight gradients of a layer, which autograd is about to form.
-
-    The rules' own are compared through Gram matrices at once, or formed and compared when the
-    true one is there.
-
-    Args:
-        plan: What is known of the pass.
-        index: The layer.
-        site: Its pre-activation.
-        x: Its input.
-        true: True signal at the pre-activation.
-        signals: Approximate signals there.
-        is_busy: Whether a backward pass of our own is running, whose gradients do not count.
+        layout: Of a captured forward pass.
+        layer: Any layer but an output.
+        signal: Shape ``(n_samples, *entry_shape)``.
 
     Returns:
-        What takes the hook away; None where the layer's product was not found.
+        Shape ``(n_samples, *shape)``.
     """
-    operand = plan.operand[index]
-    if operand is None:
-        return None
-    views, place = operand
-    node: Any = site.node
-    for _ in range(views):
-        node = next(following for following, _ in node.next_functions if following is not None)
-    gradients: Signals = {}
-    if plan.gram[index]:
-        plan.rows.gram(index, x, true, signals)
-    else:
-        target = GradientEdge(*node.next_functions[place])
-        form = partial(torch.autograd.grad, [site], [target], retain_graph=True)
-        for number, drawn in signals.items():
-            gradients[number] = [form(grad_outputs=[signal])[0] for signal in drawn]
+    segment = layout.segment_of(layer)
+    (result,) = torch.autograd.grad(
+        layout.entry_edge(segment),
+        [layout.call(layer).output_edge],
+        grad_outputs=(layout.at_entry(segment, signal),),
+        retain_graph=True,
+    )
+    return result
 
-    def formed(inputs: Gradients, _outputs: Gradients) -> None:
-        gradient = inputs[place]
-        if not is_busy() and gradient is not None:
-            plan.rows.weights(index, gradient, gradients)
-            gradients.clear()
 
-    handle: RemovableHandle = node.register_hook(formed)
-    return handle
+def to_entry(layout: Layout, layer: Layer, tangent: Tensor) -> Tensor:
+    """Carry a tangent from a layer's pre-activation to its entry (the adjoint of V).
+
+    It is the derivative of the local backward map in its argument, which is linear.
+
+    Args:
+        layout: Of a captured forward pass.
+        layer: Any layer but an output.
+        tangent: Shape ``(n_samples, *shape)``.
+
+    Returns:
+        Shape ``(n_samples, *entry_shape)``.
+
+    Raises:
+        MeasurementError: An operation on the way has a backward that cannot be
+            differentiated again, as fused attention and recurrent kernels have.
+    """
+    segment = layout.segment_of(layer)
+    argument = torch.zeros(
+        layout.entry_shape(segment), dtype=layout.entry_type(segment), device=tangent.device
+    ).requires_grad_()
+    try:
+        (image,) = torch.autograd.grad(
+            layout.entry_edge(segment),
+            [layout.call(layer).output_edge],
+            grad_outputs=(argument,),
+            retain_graph=True,
+            create_graph=True,
+        )
+        if not image.requires_grad:
+            return torch.zeros_like(argument.detach())
+        (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent.to(image),))
+    except RuntimeError as error:
+        if "not implemented" not in str(error):
+            raise
+        msg = f"The way from {layer.name!r} to its entry has no second derivative: {error}."
+        raise MeasurementError(msg) from error
+    return result

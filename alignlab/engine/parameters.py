@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from alignlab.engine.graph import cut, leaves_between
 from alignlab.engine.layout import Layout
@@ -45,11 +46,14 @@ def parameter_gradients(
     """
     total = dict(between)
     for layer in layout.layers:
-        module = layout.call(layer).module
-        found = weight_gradient(layer, preactivation[layer.name])
-        for key, gradient in zip(("weight", "bias"), found, strict=True):
-            if gradient is not None:
-                _add(total, getattr(module, key), gradient)
+        call = layout.call(layer)
+        weight, bias = weight_gradient(layer, preactivation[layer.name])
+        if weight is not None and call.weight_edge is not None:
+            _add_computed(total, call.weight_edge, weight)
+        elif weight is not None:
+            _add(total, call.weight_source, weight)
+        if bias is not None:
+            _add(total, call.module.bias, bias)
     _add_above(total, layout, loss)
     _add_below(total, layout, preactivation)
     return {
@@ -94,9 +98,20 @@ def _add_below(total: dict[int, Tensor], layout: Layout, signals: Mapping[str, T
                 _add(total, leaf, gradient)
 
 
+def _add_computed(total: dict[int, Tensor], edge: GradientEdge, gradient: Tensor) -> None:
+    """Carry the gradient of a weight to the parameters from which it was computed."""
+    leaves = _wanted(edge.node, set())
+    found = torch.autograd.grad(
+        edge, leaves, grad_outputs=(gradient,), retain_graph=True, allow_unused=True
+    )
+    for leaf, part in zip(leaves, found, strict=True):
+        if part is not None:
+            _add(total, leaf, part)
+
+
 def _wanted(start: Any, stops: set[Any]) -> list[Tensor]:
     return [leaf for leaf in leaves_between(start, stops) if leaf.requires_grad]
 
 
-def _add(total: dict[int, Tensor], leaf: Tensor, gradient: Tensor) -> None:
+def _add(total: dict[int, Tensor], leaf: Any, gradient: Tensor) -> None:
     total[id(leaf)] = total.get(id(leaf), 0) + gradient

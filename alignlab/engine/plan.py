@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, final
 from torch import Tensor, nn
 
 from alignlab.engine.comparison import ENTRY, Comparisons
-from alignlab.engine.graph import Segment, is_chain, weight_operand
+from alignlab.engine.graph import Segment, is_chain
 from alignlab.engine.injection import Injection, moved
-from alignlab.engine.layout import Layout, parameter
+from alignlab.engine.layout import Layout
 from alignlab.engine.statistics import Flushed, ring_dtype
 from alignlab.feedback import Feedback
 
@@ -49,12 +49,12 @@ class Replaced:
 
     Attributes:
         label: Name of the rule.
-        weights: Return backward weights by module name as they are now; first the rule's own,
-            then the redraws.
+        weights: Make of the forward weights by name, as they are now, the backward ones; first
+            the rule's own, then the redraws.
     """
 
     label: str
-    weights: tuple[Callable[[], Mapping[str, Tensor]], ...]
+    weights: tuple[Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], ...]
 
     @property
     def n_draws(self) -> int:
@@ -91,7 +91,6 @@ class Plan:
         injections: By rule and segment, the feedback that is applied there.
         chains: Segments whose local backward map is a chain of nodes with one input each.
         gram: By layer, whether weight gradients are compared through Gram matrices.
-        operand: By layer, where the node is that forms the weight gradient; None if unknown.
         memory: Room for the signal that is injected at the largest entry.
         recomputes: Whether the backward pass runs modules again, as checkpointing does.
         passes: How many passes went by.
@@ -148,10 +147,6 @@ class Plan:
             and is_chain(layout.entry_edge(segment), layout.calls[segment.members[0]].output_edge)
         )
         self.gram: Final = tuple(_by_gram(call) for call in layout.calls)
-        self.operand: Final = tuple(
-            weight_operand(call.output_edge.node, parameter(call.module, "weight"))
-            for call in layout.calls
-        )
         largest = max((prod(layout.entry_shape(s)) for s in self.segments), default=0)
         self.memory: Final = error.new_empty(largest, dtype=ring_dtype(error))
         self.recomputes = False

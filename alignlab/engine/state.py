@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 import torch
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.nn import RNNBase
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,8 @@ class State:
 
     Attributes:
         buffers: By module name and key.
+        attributes: Tensors that modules hold besides parameters and buffers, by name and key.
+        flat_weights: The lists of weights that recurrent modules keep besides, by name and key.
         torch_state: State of the host generator of torch.
         device_states: States of the generators of the devices in use.
         numpy_state: State of numpy's global generator.
@@ -47,6 +50,8 @@ class State:
     """
 
     buffers: Mapping[str, Mapping[str, _Kept | None]]
+    attributes: Mapping[str, Mapping[str, Tensor]]
+    flat_weights: Mapping[str, Mapping[str, list[Any]]]
     torch_state: Tensor
     device_states: dict[int, Tensor]
     numpy_state: Any
@@ -64,6 +69,8 @@ class State:
                 }
                 for name, module in model.named_modules()
             },
+            attributes={name: _tensors(module) for name, module in model.named_modules()},
+            flat_weights={name: _lists(module) for name, module in model.named_modules()},
             torch_state=torch.get_rng_state(),
             device_states={i: torch.cuda.get_rng_state(i) for i in devices if i is not None},
             numpy_state=np.random.get_state(),  # noqa: NPY002
@@ -89,3 +96,19 @@ class State:
                 module._buffers[key] = None if kept is None else kept.buffer
                 if kept is not None:
                     kept.restore()
+            # What a forward pass leaves in its modules would keep the graph alive.
+            for key in _tensors(module).keys() - self.attributes[name].keys():
+                del vars(module)[key]
+            vars(module).update(self.attributes[name])
+            for key, weights in self.flat_weights[name].items():
+                vars(module)[key][:] = weights
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in vars(module).items() if isinstance(value, torch.Tensor)}
+
+
+def _lists(module: nn.Module) -> dict[str, list[Any]]:
+    """Return what ``torch.func.functional_call`` exchanges in recurrent modules and leaves so."""
+    keys = ("_flat_weights", "_flat_weight_refs") if isinstance(module, RNNBase) else ()
+    return {key: list(vars(module)[key]) for key in keys if key in vars(module)}

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, final
 
 from torch import Tensor, nn
 
 from alignlab.engine.attach import Attachment, Call, measured_modules
-from alignlab.engine.capture import eager
 from alignlab.engine.comparison import Levels
+from alignlab.engine.exchange import Exchange, weight_swap
 from alignlab.engine.follow import Followed
-from alignlab.engine.graph import refuse_custom_backwards, refuse_other_weights
-from alignlab.engine.layout import Layout, parameter
+from alignlab.engine.forward import is_compiled, plainly
+from alignlab.engine.graph import refuse_custom_backwards
+from alignlab.engine.layout import Layout
 from alignlab.engine.plan import Direct, Plan, Replaced
 from alignlab.engine.statistics import Flushed
-from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
 
 __all__ = ["Stream"]
@@ -51,7 +52,7 @@ class Stream:
         self._sink: Final = sink
         self._replaces_weights: Final = replaces_weights
         self._modules: Final = measured_modules(model)
-        self._eager: Final = eager(model)
+        self._is_compiled: Final = is_compiled(model)
         self._plans: Final[dict[Any, Plan]] = {}
         self._followed: Followed | None = None
         self._expected: Plan | None = None
@@ -78,13 +79,14 @@ class Stream:
         if self._followed is not None:
             msg = f"Step {step} is observed inside another observed step; end that one first."
             raise MeasurementError(msg)
-        swap = self._swap() if self._replaces_weights else None
-        followed = Followed(self._plan, levels, expected=self._expected, swap=swap)
+        swap = weight_swap(self.model, self._modules) if self._replaces_weights else None
+        exchange = None if swap is None else partial(Exchange, swap, model=self.model)
+        followed = Followed(self._plan, levels, expected=self._expected, exchange=exchange)
         self._followed = followed
         attachment = Attachment(self._modules, swap, on_call=followed.on_call)
         saving = swap.recording() if swap is not None else nullcontext()
         try:
-            with self._eager(), attachment, saving:
+            with plainly(compiled=self._is_compiled), attachment, saving:
                 yield
             self._expected = followed.finish(step, recomputed=attachment.recomputed)
         except BaseException:
@@ -100,10 +102,6 @@ class Stream:
         for plan in self._plans.values():
             plan.rows.flush()
 
-    def _swap(self) -> WeightSwap:
-        weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
-        return WeightSwap(weights, volatile=self.model.buffers())
-
     def _plan(
         self, calls: Sequence[Call], signature: tuple[Any, ...], start: Any, error: Tensor
     ) -> Plan:
@@ -111,9 +109,6 @@ class Stream:
         plan = self._plans.get(signature)
         if plan is None:
             refuse_custom_backwards(start)
-            if self._replaces_weights:
-                weights = {name: parameter(m, "weight") for name, m in self._modules.items()}
-                refuse_other_weights(start, self.model, weights)
             plan = self._plans[signature] = Plan(
                 calls, signature, start, error, self._draw, self._sink
             )

@@ -11,13 +11,18 @@ from torch.nn import functional
 __all__ = ["linear_part", "operator_energy", "tap_counts", "transposed"]
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_TRANSPOSED_CONVOLUTIONS = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 
 
 def linear_part(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """Apply a layer's linear map with another weight and without its bias.
 
     Args:
-        module: Linear or convolution.
+        module: Linear, convolution or transposed convolution.
         x: Input of the layer, shape ``(n_samples, ...)``.
         weight: Shaped like the module's weight.
 
@@ -26,6 +31,12 @@ def linear_part(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """
     if isinstance(module, nn.Linear):
         return functional.linear(x, weight.to(x))
+    result: Tensor
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        spread: Any = _TRANSPOSED_CONVOLUTIONS[len(module.kernel_size)]
+        sizes = (module.stride, module.padding, module.output_padding)
+        result = spread(x, weight.to(x), None, *sizes, module.groups, module.dilation)
+        return result
     assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
     padding: Any = module.padding
     if module.padding_mode != "zeros":
@@ -33,7 +44,7 @@ def linear_part(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
         x = functional.pad(x, twice, mode=module.padding_mode)
         padding = 0
     convolution: Any = _CONVOLUTIONS[len(module.kernel_size)]
-    result: Tensor = convolution(
+    result = convolution(
         x, weight.to(x), None, module.stride, padding, module.dilation, module.groups
     )
     return result
@@ -66,7 +77,8 @@ def tap_counts(module: nn.Module, shape: torch.Size) -> Tensor:
 
     Returns:
         Shaped like the weight; 1 for a linear layer, at most the number of output
-        positions for a convolution (fewer where the tap lies in the padding).
+        positions for a convolution (fewer where the tap lies in the padding), of input
+        positions for a transposed one.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)

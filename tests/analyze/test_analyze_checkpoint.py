@@ -165,7 +165,7 @@ def test_a_plain_twin_of_other_outputs_is_refused(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("returns_a_tuple", "returns tuple; give a factory whose model returns one tensor"),
-        ("without_layers", "has no Linear and no Conv1d/2d/3d module"),
+        ("without_layers", "has no Linear and no Conv or ConvTranspose"),
         ("without_gradient", "gradient"),
     ],
 )

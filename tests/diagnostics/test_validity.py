@@ -52,6 +52,7 @@ def test_in_float64_nothing_is_lost() -> None:
 def test_a_model_that_keeps_what_it_computed_is_measured_without_float64() -> None:
     batch = CASES["tanh"].make()
     batch.model.register_forward_hook(lambda module, _, output: setattr(module, "kept", output))
+    batch.model(batch.x)
     found = checked(batch, DFA())
     assert found["measurement_status"].item() == "valid"
     assert "reference_float64_change" not in found

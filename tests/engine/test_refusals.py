@@ -50,35 +50,14 @@ def plain(model: Three, x: Tensor) -> Tensor:
     ("model", "message"),
     [
         (nn.ReLU(), "ReLU has no Linear and no Conv"),
-        (
-            nn.Sequential(nn.Linear(6, 7), nn.MultiheadAttention(7, 1)),
-            r"'1' \(MultiheadAttention\) holds weights",
-        ),
-        (nn.Sequential(nn.LSTM(6, 7)), r"'0' \(LSTM\) holds weights"),
-        (nn.Sequential(nn.ConvTranspose2d(1, 1, 1)), r"'0' \(ConvTranspose2d\) holds weights"),
+        (nn.Sequential(nn.LSTM(6, 7)), "Sequential has no Linear and no Conv"),
+        (nn.MultiheadAttention(6, 1), "MultiheadAttention has no Linear and no Conv"),
         (nn.Sequential(nn.LazyLinear(7), nn.Linear(7, 3)), "weight of '0' has no shape yet"),
+        (nn.Linear(6, 3, device="meta"), "'weight' is on the meta device and has no values"),
     ],
 )
 def test_layers_that_cannot_be_seen_are_refused_by_name(model: nn.Module, message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
-        captured(model)
-
-
-@pytest.mark.parametrize(
-    "norm",
-    [
-        nn.utils.parametrizations.weight_norm,
-        nn.utils.parametrizations.spectral_norm,
-        nn.utils.weight_norm,
-        nn.utils.spectral_norm,
-    ],
-)
-def test_a_weight_that_is_computed_from_others_is_refused_by_name(norm: Any) -> None:
-    model = Three(plain)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        norm(model.b)
-    with pytest.raises(MeasurementError, match=r"weight of 'b' is computed .* plain weight first"):
         captured(model)
 
 
@@ -102,13 +81,14 @@ def test_a_backward_written_by_hand_is_refused_by_name() -> None:
         captured(forward)
 
 
-def test_a_forward_pass_with_two_ends_is_refused_by_name() -> None:
+def test_a_model_with_two_outputs_has_no_only_one() -> None:
     def forward(model: Three, x: Tensor) -> Tensor:
         h = torch.relu(model.a(x))
         return model.c(h) + model.b(h)[:, :3]
 
-    with pytest.raises(MeasurementError, match=r"ends in 2 layers \(c, b\)"):
-        _ = captured(forward).n_errors
+    layout = captured(forward).layout
+    assert [layer.name for layer in layout.outputs] == ["c", "b"]
+    assert layout.only_output is None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +120,7 @@ def test_samples_that_are_folded_into_another_axis_are_refused_by_name() -> None
         h = torch.relu(model.a(x.flatten(0, 1))).unflatten(0, (8, 4))
         return model.c(torch.relu(model.b(h)).mean(1))
 
-    with pytest.raises(MeasurementError, match="'a' runs on 32 rows, the output layer 'c' on 8"):
+    with pytest.raises(MeasurementError, match="'a' runs on 32 rows, the last layer 'c' on 8"):
         captured(forward, 8, 4, 6)
 
 
@@ -182,11 +162,6 @@ def test_a_saved_tensor_that_changed_in_place_is_refused() -> None:
         capture.reference()
 
 
-def autocast(model: Three, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return plain(model, x).float()
-
-
 def recomputed(model: Three, x: Tensor) -> Tensor:
     def stretch(h: Tensor) -> Tensor:
         return torch.relu(model.b(functional.dropout(h, 0.3)))
@@ -195,12 +170,9 @@ def recomputed(model: Three, x: Tensor) -> Tensor:
     return model.c(checkpoint(stretch, h, use_reentrant=False))
 
 
-@pytest.mark.parametrize(("forward", "names"), [(autocast, "b, c"), (recomputed, "b")])
-def test_weights_that_the_exchange_did_not_see_are_refused_by_name(
-    forward: Forward, names: str
-) -> None:
-    capture = captured(forward)
-    with pytest.raises(MeasurementError, match=f"The weight of {names} was not seen"):
+def test_weights_that_the_exchange_did_not_see_are_refused_by_name() -> None:
+    capture = captured(recomputed)
+    with pytest.raises(MeasurementError, match="The weight of b was not seen"):
         capture.replaced(FA().backward_weights(capture.module_weights(), seed=0))
 
 
@@ -211,14 +183,6 @@ def test_recomputed_activations_give_the_true_gradient() -> None:
         first, second = (capture.reference() for _ in range(2))
     for name, signal in first.preactivation.items():
         assert torch.equal(signal, second.preactivation[name])
-
-
-def test_a_reentrant_recomputation_is_refused_by_name() -> None:
-    def forward(model: Three, x: Tensor) -> Tensor:
-        return model.c(checkpoint(model.b, torch.relu(model.a(x)), use_reentrant=True))
-
-    with pytest.raises(MeasurementError, match="'CheckpointFunction'"):
-        captured(forward)
 
 
 def test_layers_that_the_loss_does_not_see_are_left_out() -> None:
@@ -244,6 +208,5 @@ def test_a_model_that_is_compiled_is_probed_uncompiled() -> None:
     capture = Capture(compiled, batch.loss, batch.x, batch.y)
     expected = signals(batch)
     for name, signal in capture.reference().preactivation.items():
-        plain_name = name.removeprefix("_orig_mod.")
-        similarity = cosine(signal.flatten(), expected.preactivation[plain_name].flatten())
+        similarity = cosine(signal.flatten(), expected.preactivation[name].flatten())
         assert similarity == pytest.approx(1.0)

@@ -18,6 +18,9 @@ from tests.cases import CASES, Batch, Case, each_case
 from tests.oracles.feedback_alignment import with_feedback
 from tests.oracles.signals import Signals, signals
 
+REPLACEABLE = {name: case for name, case in CASES.items() if case.is_replaceable}
+each_replaceable = pytest.mark.parametrize("case", REPLACEABLE.values(), ids=REPLACEABLE)
+
 
 @contextmanager
 def captured(batch: Batch) -> Iterator[Capture]:
@@ -29,10 +32,14 @@ def captured(batch: Batch) -> Iterator[Capture]:
         capture.close()
 
 
+def double(case: Case) -> Batch:
+    return case.make(dtype=torch.float64)
+
+
 def assert_close(found: Tensor, expected: Tensor, *, scale: float = 0.0) -> None:
-    """Compare to five digits of the tensor's norm, or of ``scale`` where that is larger."""
+    """Compare to ten digits of the tensor's norm, or of ``scale`` where that is larger."""
     assert found.shape == expected.shape
-    bound = 1e-5 * max(float(expected.norm()), 0.1 * scale)
+    bound = 1e-10 * max(float(expected.norm()), 0.1 * scale)
     assert float((found - expected).norm()) <= bound
 
 
@@ -50,6 +57,16 @@ def assert_same(found: BackwardPass, expected: Signals, case: Case) -> None:
         assert_close(gradient, expected.parameters[name], scale=whole)
 
 
+def name_of_refused(case: Case) -> str:
+    """Return the layer above which lies a fused kernel without a second derivative."""
+    fused = {"own attention": "qkv", "encoder, evaluation": "embed"}
+    return fused[next(name for name, each in CASES.items() if each is case)]
+
+
+def doubles(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
 def layer(capture: Capture, name: str) -> Layer:
     return next(each for each in capture.layers if each.name == name)
 
@@ -65,7 +82,7 @@ def injected(
     """Return B e by the call at whose input it enters, one product per sample."""
     return {
         case.consumers[name]: torch.stack(
-            [torch.tensordot(e.flatten(), matrix, dims=([0], [0])) for e in error]
+            [torch.tensordot(e.flatten(), matrix.to(e), dims=([0], [0])) for e in error]
         )
         for name, matrix in feedback.items()
     }
@@ -73,25 +90,26 @@ def injected(
 
 @each_case
 def test_every_layer_is_paired_with_the_layer_that_reads_its_entry(case: Case) -> None:
-    batch = case.make()
+    batch = double(case)
     with captured(batch) as capture:
         found = {each.name: each.consumer for each in capture.layers if not each.is_output}
         assert found == dict(case.consumers)
-        assert [each.depth for each in capture.layers] == list(range(1, len(found) + 2))
+        n_layers = len(found) + len(capture.layout.outputs)
+        assert [each.depth for each in capture.layers] == list(range(1, n_layers + 1))
         assert capture.n_samples == len(batch.x)
-        assert capture.n_errors == 3
+        assert capture.n_errors == case.n_errors
 
 
 @each_case
 def test_true_signals_and_gradients_are_those_of_backward(case: Case) -> None:
-    batch = case.make()
+    batch = double(case)
     with captured(batch) as capture:
         assert_same(capture.reference(parameters=True), signals(batch), case)
 
 
-@each_case
+@each_replaceable
 def test_feedback_alignment_is_what_custom_functions_say(case: Case) -> None:
-    batch = case.make()
+    batch = double(case)
     with captured(batch) as capture:
         feedback = FA().backward_weights(capture.module_weights(), seed=3)
         found = capture.replaced(feedback, parameters=True)
@@ -100,18 +118,18 @@ def test_feedback_alignment_is_what_custom_functions_say(case: Case) -> None:
 
 @each_case
 def test_direct_feedback_is_backpropagation_from_what_is_injected(case: Case) -> None:
-    batch = case.make()
+    batch = double(case)
     with captured(batch) as capture:
-        error = capture.reference().preactivation[capture.layout.output_layer.name]
+        error = capture.layout.joined(capture.reference().preactivation)
         feedback = drawn(capture)
         found = capture.direct(feedback, error=error, parameters=True)
         inputs = injected(capture, feedback, case, error)
         assert_same(found, signals(batch, injected=inputs), case)
 
 
-@each_case
+@each_replaceable
 def test_feeding_back_the_weights_themselves_is_backpropagation(case: Case) -> None:
-    with captured(case.make()) as capture:
+    with captured(double(case)) as capture:
         true = capture.reference(parameters=True)
         same = capture.replaced(capture.module_weights(), parameters=True)
         for one, other in (
@@ -126,7 +144,7 @@ def test_feeding_back_the_weights_themselves_is_backpropagation(case: Case) -> N
 def test_the_signals_at_entry_and_preactivation_are_joined_by_the_local_backward_map(
     case: Case,
 ) -> None:
-    with captured(case.make()) as capture:
+    with captured(double(case)) as capture:
         true = capture.reference()
         for each in capture.layers:
             if not each.is_output and not case.has_shortcut:
@@ -136,28 +154,32 @@ def test_the_signals_at_entry_and_preactivation_are_joined_by_the_local_backward
 
 @each_case
 def test_the_way_to_the_entry_is_the_adjoint_of_the_way_from_it(case: Case) -> None:
-    with captured(case.make()) as capture:
+    with captured(double(case)) as capture:
         for each in capture.layers:
             if each.is_output:
                 continue
             n = capture.n_samples
-            signal, tangent = torch.randn(n, *each.entry_shape), torch.randn(n, *each.shape)
+            signal, tangent = doubles(n, *each.entry_shape), doubles(n, *each.shape)
             below = (capture.to_preactivation(each, signal) * tangent).sum()
-            above = (signal * capture.to_entry(each, tangent)).sum()
-            assert float(below) == pytest.approx(float(above), rel=1e-4, abs=1e-4)
+            try:
+                above = (signal * capture.to_entry(each, tangent)).sum()
+            except MeasurementError:
+                assert name_of_refused(case) == each.name
+                continue
+            assert float(below) == pytest.approx(float(above), rel=1e-9, abs=1e-9)
 
 
 @each_case
 def test_weight_gradients_of_all_calls_add_up(case: Case) -> None:
-    with captured(case.make()) as capture:
+    with captured(double(case)) as capture:
         true = capture.reference(parameters=True)
         total: dict[int, Tensor] = {}
         for each in capture.layers:
-            module = capture.module_of(each)
+            call = capture.layout.call(each)
             pair = capture.weight_gradient(each, true.preactivation[each.name])
-            for key, gradient in zip(("weight", "bias"), pair, strict=True):
+            for source, gradient in zip((call.weight_source, call.module.bias), pair, strict=True):
                 if gradient is not None:
-                    identity = id(getattr(module, key))
+                    identity = id(source)
                     total[identity] = total.get(identity, torch.zeros(())) + gradient
         whole = torch.stack([g.norm() for g in true.parameters.values()]).norm().item()
         for name, parameter in capture.model.named_parameters():
@@ -186,7 +208,7 @@ BLOCKS = Case(
 
 
 def test_macro_feedback_enters_once_a_block_and_backpropagates_inside() -> None:
-    batch = BLOCKS.make()
+    batch = double(BLOCKS)
     with captured(batch) as capture:
         assert [e.name for e in capture.injection_layers("macro")] == ["one.3", "two.3"]
         error = capture.reference().preactivation["readout"]
@@ -198,14 +220,14 @@ def test_macro_feedback_enters_once_a_block_and_backpropagates_inside() -> None:
 
 def test_macro_feedback_is_refused_where_it_would_be_backpropagation() -> None:
     with (
-        captured(CASES["tanh"].make()) as capture,
+        captured(double(CASES["tanh"])) as capture,
         pytest.raises(MeasurementError, match="granularity=micro"),
     ):
         capture.injection_layers("macro")
 
 
 def test_feedback_of_the_wrong_size_is_refused() -> None:
-    with captured(CASES["tanh"].make()) as capture:
+    with captured(double(CASES["tanh"])) as capture:
         error = capture.reference().preactivation["4"]
         feedback = dict(drawn(capture)) | {"0": torch.zeros(3, 8)}
         with pytest.raises(MeasurementError, match=r"\(3, 8\) does not fit"):

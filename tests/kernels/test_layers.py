@@ -30,6 +30,14 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "conv2d, rows unread": (nn.Conv2d(1, 2, 2, stride=3), (1, 6, 7)),
     "conv3d, strided": (nn.Conv3d(1, 2, 2, stride=(1, 2, 1), padding=(1, 0, 0)), (1, 2, 4, 3)),
 }  # fmt: skip
+SPREAD: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "conv1d, transposed": (nn.ConvTranspose1d(2, 3, 3, stride=2, output_padding=1), (2, 4)),
+    "conv2d, transposed": (
+        nn.ConvTranspose2d(4, 2, (3, 2), stride=(1, 2), padding=1, dilation=(2, 1), groups=2),
+        (4, 3, 2),
+    ),
+    "conv3d, transposed": (nn.ConvTranspose3d(1, 2, 2, padding=(0, 1, 0)), (1, 2, 2, 2)),
+}
 CIRCULAR = {
     "conv1d, circular": (nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"), (2, 5)),
     "conv2d, circular": (nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), (1, 4, 4)),
@@ -38,6 +46,11 @@ CIRCULAR = {
 each_layer = pytest.mark.parametrize(("module", "shape"), LAYERS.values(), ids=LAYERS)
 each_map = pytest.mark.parametrize(
     ("module", "shape"), [*LAYERS.values(), *CIRCULAR.values()], ids=[*LAYERS, *CIRCULAR]
+)
+each_kind = pytest.mark.parametrize(
+    ("module", "shape"),
+    [*LAYERS.values(), *CIRCULAR.values(), *SPREAD.values()],
+    ids=[*LAYERS, *CIRCULAR, *SPREAD],
 )
 
 
@@ -49,7 +62,7 @@ def matrix_of(module: Any, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.as_tensor(unrolled(module, weight.detach().numpy(), shape))
 
 
-@each_map
+@each_kind
 def test_the_linear_part_and_its_transpose_are_the_unrolled_matrix(
     module: Any, shape: tuple[int, ...]
 ) -> None:
@@ -63,14 +76,14 @@ def test_the_linear_part_and_its_transpose_are_the_unrolled_matrix(
     torch.testing.assert_close(below.flatten(1), signal.flatten(1) @ matrix)
 
 
-@each_map
+@each_kind
 def test_a_layer_is_its_linear_part_and_its_bias(module: Any, shape: tuple[int, ...]) -> None:
     x = torch.randn(5, *shape)
     bias = module.bias.reshape(-1, *(1 for _ in getattr(module, "kernel_size", ())))
     torch.testing.assert_close(module(x), linear_part(module, x, module.weight) + bias)
 
 
-@each_map
+@each_kind
 def test_tap_counts_and_energy_are_those_of_the_unrolled_matrix(
     module: Any, shape: tuple[int, ...]
 ) -> None:
@@ -82,7 +95,9 @@ def test_tap_counts_and_energy_are_those_of_the_unrolled_matrix(
         assert float(energy) == pytest.approx(float(matrix_of(module, weight, shape).norm() ** 2))
 
 
-@each_layer
+@pytest.mark.parametrize(
+    ("module", "shape"), [*LAYERS.values(), *SPREAD.values()], ids=[*LAYERS, *SPREAD]
+)
 def test_the_structured_share_is_the_projection_on_all_weights_of_the_layer(
     module: Any, shape: tuple[int, ...]
 ) -> None:

