@@ -103,9 +103,7 @@ class Combinations(Directions):
         return self.matrix.to(rows) @ rows
 
 
-def sketch(
-    n_errors: int, count: int, *, seed: int, distribution: str = "normal"
-) -> Combinations:
+def sketch(n_errors: int, count: int, *, seed: int, distribution: str = "normal") -> Combinations:
     r"""Draw combinations S with :math:`E[S^\top S] = I`, for outputs of many units.
 
     Inner products and squared norms of the Jacobian are then unbiased from its sketch:

@@ -170,15 +170,10 @@ class Jacobian:
         return result
 
     def _rows_of_output(self) -> Tensor:
-        loss = self._capture.loss
+        edge = self._output.output_edge
+        carried: torch.dtype = edge.node._input_metadata[edge.output_nr].dtype
         shape = (self._capture.n_samples, self._capture.n_errors)
-        return torch.zeros(shape, dtype=self._output_dtype(), device=loss.device)
-
-    def _output_dtype(self) -> torch.dtype:
-        """Return the type in which the output layer's gradient is carried."""
-        return self._output.output_edge.node._input_metadata[
-            self._output.output_edge.output_nr
-        ].dtype
+        return torch.zeros(shape, dtype=carried, device=self._capture.loss.device)
 
     def _backward(self, cotangent: Tensor, show: Callable[[Layer, str, Tensor], None]) -> None:
         """Run one backward pass of input gradients and show every site once."""

@@ -97,7 +97,8 @@ class Circular:
     def by_tap(self) -> Tensor:
         """Return the weight, float64, shape ``(groups, n_taps, out, in)`` of one group."""
         flat = wide(self.weight).flatten(2).unflatten(0, (self.groups, -1))
-        return flat.permute(0, 3, 1, 2)
+        by_tap: Tensor = flat.permute(0, 3, 1, 2)
+        return by_tap
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Spectrum:
     def all_values(self) -> Tensor:
         """Return every value as often as it stands for, descending, flat."""
         repeated = self.values.repeat_interleave(self.multiplicity.long(), dim=0)
-        return repeated.flatten().sort(descending=True).values
+        result: Tensor = repeated.flatten().sort(descending=True).values
+        return result
 
 
 def participation_ratio(operator: Circular) -> Tensor:
@@ -205,11 +207,12 @@ def symbol_spectrum(operator: Circular, *, grid: Sequence[int] | None = None) ->
     flat = weight.unflatten(0, (operator.groups, -1)).permute(3, 0, 1, 2).to(complex_type)
     frequencies, multiplicity = _half(full, chosen)
     aliases = list(product(*(range(s) for s in operator.stride)))
+    offsets = torch.tensor(aliases).reshape(-1, len(full)) * torch.tensor(full)
     taps = torch.tensor(operator.taps, dtype=torch.float64).reshape(-1, len(full))
     chunk = max(1, _LARGEST_CHUNK // max(1, flat[0].numel() * len(aliases)))
     found = []
     for part in frequencies.split(chunk):
-        shifted = torch.stack([part + torch.tensor(alias) * torch.tensor(full) for alias in aliases])
+        shifted = torch.stack([part + offset for offset in offsets])
         cycles = (shifted.double() / torch.tensor(operator.size)) @ taps.T
         phases = torch.polar(torch.ones_like(cycles), 2.0 * torch.pi * cycles).to(flat)
         symbol = torch.tensordot(phases, flat, dims=1) / len(aliases) ** 0.5

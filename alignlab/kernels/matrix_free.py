@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -59,13 +59,12 @@ def largest_singular_values(
 ) -> Leading:
     r"""Return the largest singular values by Golub-Kahan-Lanczos bidiagonalisation.
 
-    The operator meets one vector a step, and so does its adjoint; all vectors are kept and
-    each new one is made orthogonal to them, twice. Where the space of the start vector is
-    exhausted a new random vector goes on, so that with as many steps as the smaller side has
-    units all singular values come out, repeated ones as often as they are there. With fewer
-    steps the largest converge first and each of several equal ones may be found only once.
-    The smallest values and the condition number are not to be had this way at size: they
-    converge last. For circular boundaries ``symbol_spectrum`` gives them.
+    All vectors are kept, and each new one is made orthogonal to them twice. Where the space of
+    the start vector is exhausted a random one goes on, so that as many steps as the smaller side
+    has units give every value, repeated ones included. With fewer steps the largest converge
+    first, and of several equal ones only one may be found. The smallest values and the condition
+    number converge last: at size they are only to be had for circular boundaries, from
+    ``symbol_spectrum``.
 
     Source: Golub and Kahan 1965, SIAM Journal on Numerical Analysis 2(2).
 
@@ -87,10 +86,25 @@ def largest_singular_values(
         InputError: No value or no step is asked for.
     """
     if count < 1 or steps < 1:
-        msg = f"{count} singular values in {steps} steps were asked for; ask for at least 1 of both."
+        msg = (
+            f"{count} singular values in {steps} steps were asked for; ask for at least 1 of both."
+        )
         raise InputError(msg)
+    found: Leading | None = None
     stream = torch.Generator().manual_seed(seed)
     right = _Basis((1, *shape), steps, like, stream)
+    for found in _bidiagonalised(apply, adjoint, right, count=count, steps=steps):
+        small = found.residuals <= tolerance * found.values[0]
+        if len(found.values) == count and bool((small & (found.residuals > 0.0)).all()):
+            break
+    assert found is not None
+    return found
+
+
+def _bidiagonalised(
+    apply: Operator, adjoint: Operator, right: _Basis, *, count: int, steps: int
+) -> Iterator[Leading]:
+    """Yield what is found after every fourth step, and after the last one."""
     left: _Basis | None = None
     diagonal: list[float] = []
     above: list[float] = []
@@ -101,8 +115,7 @@ def largest_singular_values(
             break
         right.keep(vector)
         image = apply(vector)
-        if left is None:
-            left = _Basis(tuple(image.shape), steps, like, stream)
+        left = left or right.beside(tuple(image.shape))
         unit, size = left.orthogonal(image)
         diagonal.append(size)
         if unit is None:
@@ -112,13 +125,10 @@ def largest_singular_values(
         left.keep(unit)
         vector, leaving = right.orthogonal(adjoint(unit))
         above.append(leaving)
-        if step % 4 == 3 and leaving > 0.0:
-            found = _values(diagonal, above, leaving, count)
-            small = found.residuals <= tolerance * found.values[0]
-            if len(found.values) == count and bool(small.all()):
-                return found
+        if step % 4 == 3:
+            yield _values(diagonal, above, leaving, count)
     assert left is not None
-    return _values(diagonal, above, leaving, min(count, left.kept))
+    yield _values(diagonal, above, leaving, min(count, left.kept))
 
 
 def estimated_participation_ratio(
@@ -176,10 +186,15 @@ class _Basis:
     ) -> None:
         self.kept = 0
         self._shape = shape
+        self._most = most
         self._length = prod(shape)
         self._vectors = like.new_empty((min(most, self._length), self._length))
         self._stream = stream
         self._largest = 0.0
+
+    def beside(self, shape: tuple[int, ...]) -> _Basis:
+        """Return an empty basis of vectors of another shape."""
+        return _Basis(shape, self._most, self._vectors, self._stream)
 
     def keep(self, vector: Tensor) -> None:
         self._vectors[self.kept] = vector.flatten()
@@ -203,7 +218,8 @@ class _Basis:
             return None
         drawn = torch.randn(self._length, generator=self._stream).to(self._vectors)
         rest = self._without_kept(drawn / drawn.norm())
-        return (rest / rest.norm()).reshape(self._shape)
+        unit: Tensor = (rest / rest.norm()).reshape(self._shape)
+        return unit
 
     def _without_kept(self, vector: Tensor) -> Tensor:
         kept = self._vectors[: self.kept]
