@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, final
 
 import torch
@@ -19,6 +20,10 @@ __all__ = ["Jacobian", "Visitor", "sample_blocks"]
 
 Visitor = Callable[[int, Layer, str, Tensor], None]
 """Takes the number of the direction, a layer, a site and the signal there, with its samples."""
+
+_Show = Callable[[Layer, str, Tensor], None]
+_FEW = 4
+"""Samples of which a block of its own tells whether samples are separate."""
 
 
 @final
@@ -98,14 +103,16 @@ class Jacobian:
         chosen = self.units() if directions is None else directions
         self._require_separate_samples()
         cotangent = self._rows_of_output()
-        for number in range(len(chosen)):
-            chosen.write(number, cotangent)
+        number = 0
 
-            def show(layer: Layer, site: str, signal: Tensor, number: int = number) -> None:
-                for visitor in visitors:
-                    visitor(number, layer, site, signal)
+        def show(layer: Layer, site: str, signal: Tensor) -> None:
+            for visitor in visitors:
+                visitor(number, layer, site, signal)
 
-            self._backward(cotangent, show)
+        with self._watched(show) as backward:
+            for number in range(len(chosen)):
+                chosen.write(number, cotangent)
+                backward(cotangent)
 
     def pulled_back(self, cotangent: Tensor) -> BackwardPass:
         r"""Return :math:`J_l^\top u` at all sites; with the error as u, the true signals.
@@ -119,7 +126,8 @@ class Jacobian:
         def keep(layer: Layer, site: str, signal: Tensor) -> None:
             (entry if site == ENTRY else preactivation)[layer.name] = signal
 
-        self._backward(cotangent, keep)
+        with self._watched(keep) as backward:
+            backward(cotangent)
         output = self._capture.layout.output_layer
         # A copy: rows() writes the next direction over the cotangent.
         preactivation[output.name] = cotangent.reshape(self._output.output_shape).clone()
@@ -175,30 +183,25 @@ class Jacobian:
         shape = (self._capture.n_samples, self._capture.n_errors)
         return torch.zeros(shape, dtype=carried, device=self._capture.loss.device)
 
-    def _backward(self, cotangent: Tensor, show: Callable[[Layer, str, Tensor], None]) -> None:
-        """Run one backward pass of input gradients and show every site once."""
+    @contextmanager
+    def _watched(self, show: _Show) -> Iterator[Callable[[Tensor], None]]:
+        """Return a backward pass of input gradients that shows every site once."""
         layers = {layer.name: layer for layer in self._capture.layers}
         ends = {(edge.node, edge.output_nr): k for k, edge in enumerate(self._roots)}
-        at_end: list[tuple[str, str, int]] = []
+        at_end = [
+            (layers[name], site, ends[edge.node, edge.output_nr])
+            for (name, site), edge in self._sites.items()
+            if (edge.node, edge.output_nr) in ends
+        ]
         shown: set[tuple[str, str]] = set()
-        handles = []
 
-        def hook(name: str, site: str, number: int) -> Any:
-            def look(gradients: tuple[Tensor | None, ...]) -> None:
-                signal = gradients[number]
-                if signal is not None:
-                    shown.add((name, site))
-                    show(layers[name], site, signal)
+        def look(layer: Layer, site: str, signal: Tensor | None) -> None:
+            if signal is not None:
+                shown.add((layer.name, site))
+                show(layer, site, signal)
 
-            return look
-
-        try:
-            for (name, site), edge in self._sites.items():
-                if (edge.node, edge.output_nr) in ends:
-                    at_end.append((name, site, ends[edge.node, edge.output_nr]))
-                else:
-                    look = hook(name, site, edge.output_nr)
-                    handles.append(edge.node.register_prehook(look))
+        def backward(cotangent: Tensor) -> None:
+            shown.clear()
             found = torch.autograd.grad(
                 self._output.output_edge,
                 self._roots,
@@ -206,13 +209,22 @@ class Jacobian:
                 retain_graph=True,
                 allow_unused=True,
             )
+            for layer, site, k in at_end:
+                look(layer, site, found[k])
+            self._require_all(shown)
+
+        handles = [
+            edge.node.register_prehook(_at(edge.output_nr, layers[name], site, look))
+            for (name, site), edge in self._sites.items()
+            if (edge.node, edge.output_nr) not in ends
+        ]
+        try:
+            yield backward
         finally:
             for handle in handles:
                 handle.remove()
-        for name, site, k in at_end:
-            if found[k] is not None:
-                shown.add((name, site))
-                show(layers[name], site, found[k])
+
+    def _require_all(self, shown: Collection[tuple[str, str]]) -> None:
         unseen = [f"{name} ({site})" for name, site in self._sites if (name, site) not in shown]
         if unseen:
             msg = f"The output does not depend on {', '.join(unseen)}, so it has no Jacobian there."
@@ -234,7 +246,8 @@ class Jacobian:
         def look(layer: Layer, _site: str, signal: Tensor) -> None:
             leaks.append((layer.name, signal[~mask].abs().amax()))
 
-        self._backward(noise * mask[:, None], look)
+        with self._watched(look) as backward:
+            backward(noise * mask[:, None])
         leaking = [name for name, leak in leaks if float(leak) > 0.0]
         if leaking:
             msg = (
@@ -247,13 +260,13 @@ class Jacobian:
 
 
 def sample_blocks(
-    model: nn.Module, loss_function: Loss, x: Tensor, y: Tensor, *, size: int = 16
+    model: nn.Module, loss_function: Loss, x: Tensor, y: Tensor, *, size: int = 32
 ) -> Iterator[tuple[slice, Jacobian]]:
     """Yield the Jacobian of one block of samples after the other.
 
-    Memory is the graph of one block, and signals that fit a processor's cache pass through
-    the layers faster than those of a whole batch. Every block has a forward pass of its own,
-    which with dropout draws masks of its own.
+    Memory is the graph of one block, which also costs less time than that of a whole batch
+    wherever fresh memory does. Every block has a forward pass of its own, which with dropout
+    draws masks of its own. That the samples are separate is seen on the first few of them.
 
     Args:
         model: As for ``Capture``.
@@ -267,7 +280,8 @@ def sample_blocks(
 
     Raises:
         InputError: Batch and targets differ in length, or the size is less than 1.
-        MeasurementError: The model cannot be measured truthfully; says why.
+        MeasurementError: The model cannot be measured truthfully, or the samples are not
+            separate; says why.
     """
     if size < 1 or len(x) != len(y):
         msg = (
@@ -275,17 +289,33 @@ def sample_blocks(
             "give blocks of at least 1 and a target for every sample."
         )
         raise InputError(msg)
-    known = False
+    with _opened(model, loss_function, x[:_FEW], y[:_FEW]) as few:
+        Jacobian(few)._require_separate_samples()
     for start in range(0, len(x), size):
         part = slice(start, min(start + size, len(x)))
-        capture = Capture(model, loss_function, x[part], y[part])
-        try:
-            jacobian = Jacobian(capture, known_separate=known)
-            yield part, jacobian
-            known = known or (jacobian._separate and capture.n_samples > 1)
-        finally:
-            capture.close()
-            capture.state.restore(model)
+        with _opened(model, loss_function, x[part], y[part]) as capture:
+            yield part, Jacobian(capture, known_separate=True)
+
+
+@contextmanager
+def _opened(model: nn.Module, loss_function: Loss, x: Tensor, y: Tensor) -> Iterator[Capture]:
+    capture = Capture(model, loss_function, x, y)
+    try:
+        yield capture
+    finally:
+        capture.close()
+        capture.state.restore(model)
+
+
+def _at(
+    number: int, layer: Layer, site: str, look: Callable[[Layer, str, Tensor | None], None]
+) -> Callable[[tuple[Tensor | None, ...]], None]:
+    """Return the hook that reads one gradient of a node; it holds nothing of the graph."""
+
+    def hook(gradients: tuple[Tensor | None, ...]) -> None:
+        look(layer, site, gradients[number])
+
+    return hook
 
 
 def _sites(capture: Capture) -> dict[tuple[str, str], Any]:

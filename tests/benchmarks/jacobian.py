@@ -2,14 +2,15 @@
 
 Run ``python -m tests.benchmarks.jacobian`` with one thread. The time of the Jacobian is that
 of its own forward passes, of the check that samples are separate, and of ten backward passes of
-input gradients, whose signals are shown to a visitor and dropped; that of the step is
-zero_grad, forward, loss and backward of the same network in the same mode. Blocks of samples
-need less memory at once, so that fewer pages are touched for the first time; the whole batch at
-once is timed beside them, and both in the memory format of images that has channels last.
+input gradients, whose signals are shown to a visitor and dropped. That of the step is
+zero_grad, forward, loss and backward of the plain network in training mode; it is also timed in
+evaluation mode, the only one in which samples are separate, and with channels last. Blocks of
+samples need less memory at once, so that fewer pages are touched for the first time.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable
@@ -43,8 +44,9 @@ def cases() -> list[Case]:
     """Return the step of training and the Jacobian, in blocks and at once."""
     model, x, y = problem()
     last = x.contiguous(memory_format=torch.channels_last)
+    training = copy.deepcopy(model).train()
 
-    def step(images: Tensor) -> None:
+    def step(model: ResNet20, images: Tensor) -> None:
         model.zero_grad()
         functional.cross_entropy(model(images), y).backward()
 
@@ -60,8 +62,9 @@ def cases() -> list[Case]:
             capture.close()
 
     return [
-        ("step", lambda: step(x)),
-        ("step, channels last", lambda: step(last)),
+        ("step", lambda: step(training, x)),
+        ("step, evaluation mode", lambda: step(model, x)),
+        ("step, evaluation mode, channels last", lambda: step(model, last)),
         (f"Jacobian, blocks of {BLOCK}", lambda: blocks(x)),
         (f"Jacobian, blocks of {BLOCK}, channels last", lambda: blocks(last)),
         ("Jacobian, at once", at_once),
