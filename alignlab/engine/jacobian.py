@@ -170,6 +170,8 @@ class Jacobian:
                 return torch.zeros_like(argument.detach())
             (result,) = torch.autograd.grad(image, [argument], grad_outputs=(tangent,))
         except RuntimeError as error:
+            if "derivative" not in str(error):
+                raise
             msg = (
                 f"The Jacobian at {layer.name!r} cannot be applied to a tangent, because a "
                 f"backward above it cannot be differentiated ({error}); use its rows."

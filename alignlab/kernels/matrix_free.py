@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignlab.errors import InputError
+from alignlab.kernels.cosines import wide
 
 __all__ = ["Estimate", "Leading", "estimated_participation_ratio", "largest_singular_values"]
 
@@ -171,9 +172,9 @@ def estimated_participation_ratio(
     squares = []
     for _ in range(draws):
         signs = 2.0 * torch.randint(0, 2, (1, *shape), generator=stream).to(like) - 1.0
-        squares.append(adjoint(apply(signs)).double().square().sum())
+        squares.append(wide(adjoint(apply(signs))).square().sum())
     fourth = torch.stack(squares)
-    value = energy.double().square() / fourth.mean()
+    value = wide(energy).square() / fourth.mean()
     spread = fourth.std() if draws > 1 else torch.full_like(value, torch.nan)
     return Estimate(value, value * spread / (draws**0.5 * fourth.mean()))
 

@@ -183,6 +183,32 @@ def test_one_unit_of_a_sequence_is_one_entry_of_the_flattened_output() -> None:
                 torch.testing.assert_close(found, expected[:, (5, 2)[unit]])
 
 
+class Attention(nn.Module):
+    """Attention by a fused function, whose backward has no derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.value, self.last = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inside(x))[:, None]
+        value = self.value(h)
+        return self.last(functional.scaled_dot_product_attention(h, h, value)[:, 0])
+
+
+def test_fused_attention_has_rows_and_refuses_tangents_by_name() -> None:
+    torch.manual_seed(0)
+    model, x = Attention().double(), torch.randn(3, 6, 5, dtype=torch.float64)
+    batch = Batch(model, functional.mse_loss, x, torch.randn(3, 6, 2, dtype=torch.float64))
+    with opened(batch) as (_, jacobian):
+        first = jacobian.layers[0]
+        rows = torch.stack([r.preactivation[first.name].flatten(1) for r in jacobian.rows()], 1)
+        torch.testing.assert_close(rows, dense(batch, first), rtol=1e-10, atol=1e-12)
+        tangent = torch.randn(3, *first.shape, dtype=torch.float64)
+        with pytest.raises(MeasurementError, match="'inside' cannot be applied to a tangent"):
+            jacobian.pushed_forward(first, PREACTIVATION, tangent)
+
+
 def test_gram_matrices_and_kept_rows_are_those_of_the_dense_jacobian() -> None:
     batch = in_float64(CASES["conv1d, strided"])
     with opened(batch) as (_, jacobian):
