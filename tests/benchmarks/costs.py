@@ -12,7 +12,7 @@ from alignlab.rules import DFA, FA
 from alignlab.rules._base import Rule
 from alignlab.snapshot import fresh_feedback
 from tests.benchmarks._counting import counted
-from tests.benchmarks._memory import Growth, footprint, growth
+from tests.benchmarks._memory import Growth, LiveBytes, footprint, growth
 from tests.benchmarks._steps import Observed, Plain
 from tests.benchmarks.networks import NETWORKS, Network
 from tests.cases import Batch
@@ -178,7 +178,7 @@ def _memory(
         target,
         plain=plain.peak,
         observed=observed.peak,
-        kept=observed.kept - feedback,
+        kept=max(0, observed.kept - feedback),
         feedback=feedback,
         allowed=_sizes(batch)[1] if with_buffer else 0,
     )
@@ -196,8 +196,8 @@ def _sizes(batch: Batch) -> tuple[int, int]:
 
 def _feedback_bytes(batch: Batch, rules: Sequence[Rule]) -> int:
     capture = Capture(batch.model, batch.loss, batch.x, batch.y)
-    drawn = [fresh_feedback(capture, rule, seed=0) for rule in rules]
+    with LiveBytes() as found:
+        drawn = [fresh_feedback(capture, rule, seed=0) for rule in rules]
+        size = found.live if drawn else 0
     capture.close()
-    tensors = [tensor for feedback in drawn for tensor in feedback.values()]
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+    return size

@@ -110,7 +110,7 @@ def against_biotorch(network: str, device: str) -> Comparison:
     batch = NETWORKS[network].make(device)
     theirs = Biotorch(batch)
     rule = MeasuredRule(DFA(), theirs.feedback(), "checkpoint")
-    ours = Observed(batch, [rule], levels=["preactivation", "weight-gradient"])
+    ours = Observed(batch, [rule], levels=["weight-gradient"])
 
     def check() -> None:
         theirs.check()

@@ -30,6 +30,7 @@ class Row:
         build: Takes the device, returns what is timed.
         rounds: Paired steps of one run.
         at_least: Whether the bound is a lower one.
+        warmup: Pairs before them that do not count.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     build: Callable[[str], Comparison]
     rounds: int
     at_least: bool = False
+    warmup: int = 3
 
 
 def _observed(
@@ -61,7 +63,7 @@ def _observed(
 
 
 def _peer(network: str, target: float, stretch: float) -> Row:
-    title = f"{NETWORKS[network].title}: biotorch, over DFA here with weight gradients"
+    title = f"{NETWORKS[network].title}: biotorch over alignlab, DFA weight gradients"
     return Row(
         f"{network}-biotorch",
         title,

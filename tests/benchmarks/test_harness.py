@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,6 +23,14 @@ from tests.benchmarks._harness import (
     timed,
 )
 from tests.benchmarks._memory import LiveBytes, footprint, growth
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_garbage_to_look_through() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def nothing() -> None:
