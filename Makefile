@@ -37,7 +37,7 @@ docs: $(VENV)/.docs  ## build the documentation in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-bench: $(VENV)/.peers  ## every benchmark in five processes, 15 minutes; BENCH=--quick: one, no page
+bench: $(VENV)/.peers  ## every benchmark in five processes, 20 minutes; BENCH=--quick: one, no page
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean:  ## remove the environment and whatever was built
