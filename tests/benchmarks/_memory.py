@@ -34,7 +34,8 @@ class Footprint:
 class LiveBytes(TorchDispatchMode):
     """Counts storages that operations make while it is entered, until they are freed.
 
-    What exists before is not counted, nor what an operation allocates for itself and frees.
+    What exists before is not counted, nor what an operation allocates for itself and frees, nor
+    tensors on the device ``meta``, which hold nothing.
 
     Attributes:
         live: Bytes that are held now.
@@ -140,8 +141,9 @@ def resident_bytes() -> int:
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
     return [
-        leaf.untyped_storage()
-        for leaf in tree_leaves(values)
-        if isinstance(leaf, Tensor) and leaf.layout == torch.strided
+        tensor.untyped_storage()
+        for tensor in tensors
+        if tensor.layout == torch.strided and not tensor.is_meta
     ]
