@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, final
 
@@ -15,39 +16,28 @@ from alignlab.diagnostics._base import (
     Diagnostic,
     Reading,
     SnapshotDiagnostic,
-    Variable,
 )
 from alignlab.diagnostics._raw import check_kinds, raw_tensors
-from alignlab.diagnostics._readings import arrays
+from alignlab.diagnostics._readings import FEEDBACK_ORIGIN, arrays, coordinates
 from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError
-from alignlab.kernels.convolution import RADIAL_EDGES
+from alignlab.observer import Observer
 from alignlab.plugins import load, names
 from alignlab.recording.assembly import assemble
 from alignlab.rules._base import Rule
-from alignlab.sites import SITES
+from alignlab.schedules import Schedule
 from alignlab.snapshot import MeasuredRule, Snapshot, fresh_feedback, halves, run_rule
 
 if TYPE_CHECKING:
     import xarray as xr
     from torch import nn
 
-    from alignlab.sites import Layer
 
 __all__ = ["Probe"]
 
 FEWEST_DRAWS = 32
 MANY_UNITS = 2e7
 """Units times samples from which fewer than 200 redraws are made."""
-
-ORIGIN = Variable(
-    "feedback_origin",
-    ("rule",),
-    "Where the feedback came from",
-    units="",
-    dtype="string",
-    per_step=False,
-)
 
 
 @final
@@ -65,6 +55,11 @@ class Probe:
             to 50 for networks of many units.
         seed: Seed of everything that the probe draws for itself.
         save: Which raw tensors to keep: ``signals``, ``weight-gradients``, ``feedback``.
+        schedule: When observed steps are measured, by level: ``entry``, ``preactivation``,
+            ``weight-gradient``, and ``chance`` for redraws where they cost passes of their own
+            (after the entries); see ``usual_schedule``. One schedule alone is that of entry
+            and pre-activation.
+        feedback_draws: Redraws for the chance levels of observed steps.
         progress: Called with what is being done, how much is done and how much there is.
 
     Attributes:
@@ -95,6 +90,8 @@ class Probe:
         draws: int | None = None,
         seed: int = 0,
         save: Sequence[str] = (),
+        schedule: Schedule | Mapping[str, Schedule] | None = None,
+        feedback_draws: int = 8,
         progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
     ) -> None:
         """Choose what is measured; nothing is attached yet."""
@@ -110,6 +107,9 @@ class Probe:
         self._seed = seed
         self._save = tuple(save)
         self._progress = progress
+        self._observer = Observer(
+            model, self._rules, schedule=schedule, draws=feedback_draws, seed=seed
+        )
         self.tensors: dict[str, xr.Dataset] = {}
         self.output: Tensor | None = None
         self.loss = float("nan")
@@ -147,6 +147,42 @@ class Probe:
         finally:
             capture.close()
             capture.state.restore(self._model)
+
+    def observe(self, step: int) -> AbstractContextManager[None]:
+        """Measure the one forward and backward pass that runs inside, where it is due.
+
+        Parameters, gradients, randomness and hooks are left as they would be without it. True
+        signals are those of the user's own backward pass, which must be backpropagation.
+
+        Args:
+            step: Number of the step, from 0.
+
+        Raises:
+            MeasurementError: What ran could not be followed; says why. The user's own backward
+                pass has ended by then.
+
+        Example:
+            >>> from alignlab.rules import DFA
+            >>> net = torch.nn.Sequential(
+            ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+            ... )
+            >>> loss_function = torch.nn.functional.cross_entropy
+            >>> probe = Probe(net, loss_function, rules=[DFA(seed=0)])
+            >>> for step in range(3):
+            ...     with probe.observe(step):
+            ...         loss_function(net(torch.randn(20, 4)), torch.arange(20) % 3).backward()
+            >>> probe.recording()["cosine_error_signal"].sizes["step"]
+            3
+        """
+        return self._observer.observe(step)
+
+    def recording(self) -> xr.Dataset:
+        """Return what was observed so far, along ``step``.
+
+        Raises:
+            MeasurementError: Nothing was.
+        """
+        return self._observer.recording()
 
     def _snapshot(self, capture: Capture, x: Any, y: Any) -> Snapshot:
         true = capture.reference(parameters=True)
@@ -214,14 +250,14 @@ def _recording(
     found: Sequence[Reading],
     model: nn.Module,
 ) -> xr.Dataset:
-    variables = [ORIGIN, *(v for diagnostic in diagnostics for v in diagnostic.variables)]
+    variables = [FEEDBACK_ORIGIN, *(v for diagnostic in diagnostics for v in diagnostic.variables)]
     rules = [measured.label for measured in snapshot.rules]
     layers = [layer.name for layer in snapshot.layers]
     values = arrays(found, variables, rules=rules, layers=layers)
     return assemble(
         values,
         variables,
-        coords=_coordinates(rules, snapshot.layers, values),
+        coords=coordinates(rules, snapshot.layers, values),
         attrs={
             "alignlab_version": version("alignlab"),
             "torch_version": torch.__version__,
@@ -238,19 +274,3 @@ def _recording(
             "draws": snapshot.draws,
         },
     )
-
-
-def _coordinates(
-    rules: Sequence[str], layers: Sequence[Layer], values: Mapping[str, tuple[Sequence[str], Any]]
-) -> dict[str, Any]:
-    coords: dict[str, Any] = {"rule": list(rules), "site": list(SITES)}
-    if any("frequency" in dims for dims, _ in values.values()):
-        coords["frequency"] = RADIAL_EDGES.tolist()
-    coords["layer"] = [layer.name for layer in layers]
-    coords["layer_kind"] = ("layer", [layer.kind for layer in layers])
-    for name in ("depth", "width", "entry_width", "channels", "positions", "fan_in"):
-        coords[name] = ("layer", [getattr(layer, name) for layer in layers])
-    coords["n_parameters"] = ("layer", [layer.n_parameters for layer in layers])
-    coords["is_output"] = ("layer", [layer.is_output for layer in layers])
-    coords["consumer"] = ("layer", [layer.consumer for layer in layers])
-    return coords

@@ -9,10 +9,20 @@ import numpy as np
 from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, Variable
+from alignlab.kernels.convolution import RADIAL_EDGES
 from alignlab.recording.schema import companions
-from alignlab.sites import SITES
+from alignlab.sites import SITES, Layer
 
-__all__ = ["arrays"]
+__all__ = ["FEEDBACK_ORIGIN", "arrays", "coordinates"]
+
+FEEDBACK_ORIGIN = Variable(
+    "feedback_origin",
+    ("rule",),
+    "Where the feedback came from",
+    units="",
+    dtype="string",
+    per_step=False,
+)
 
 
 def arrays(
@@ -68,3 +78,26 @@ def _plain(value: Tensor | np.ndarray | float | str) -> np.ndarray | float | str
     if isinstance(value, np.ndarray) and value.ndim == 0:
         return float(value)
     return value
+
+
+def coordinates(
+    rules: Sequence[str], layers: Sequence[Layer], values: Mapping[str, tuple[Sequence[str], Any]]
+) -> dict[str, Any]:
+    """Return the coordinates of a recording.
+
+    Args:
+        rules: Labels of the rules.
+        layers: Measured layers.
+        values: Name to (dimensions, array), which tell what coordinates are needed.
+    """
+    coords: dict[str, Any] = {"rule": list(rules), "site": list(SITES)}
+    if any("frequency" in dims for dims, _ in values.values()):
+        coords["frequency"] = RADIAL_EDGES.tolist()
+    coords["layer"] = [layer.name for layer in layers]
+    coords["layer_kind"] = ("layer", [layer.kind for layer in layers])
+    for name in ("depth", "width", "entry_width", "channels", "positions", "fan_in"):
+        coords[name] = ("layer", [getattr(layer, name) for layer in layers])
+    coords["n_parameters"] = ("layer", [layer.n_parameters for layer in layers])
+    coords["is_output"] = ("layer", [layer.is_output for layer in layers])
+    coords["consumer"] = ("layer", [layer.consumer for layer in layers])
+    return coords

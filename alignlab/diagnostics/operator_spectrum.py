@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
-from alignlab.engine.layout import parameter
 from alignlab.kernels.convolution import CONVOLUTIONS
 from alignlab.kernels.convolution_spectrum import Circular
 from alignlab.kernels.convolution_spectrum import participation_ratio as of_circular
@@ -63,7 +62,7 @@ class OperatorSpectrum(SnapshotDiagnostic):
         """Yield the spectrum of every layer; of one that is called twice, twice."""
         for layer in snapshot.layers:
             module = snapshot.capture.module_of(layer)
-            weight = parameter(module, "weight").detach()
+            weight = snapshot.capture.weight_of(layer)
             # Half precision would round the vectors that must stay orthogonal.
             weight = weight if weight.dtype == torch.float64 else weight.float()
             shape = snapshot.capture.input_of(layer).shape[1:]

@@ -145,6 +145,10 @@ class Capture:
         assert x is not None
         return x
 
+    def weight_of(self, layer: Layer) -> Tensor:
+        """Return the weight that acted in the layer's call, detached."""
+        return self.layout.call(layer).weight
+
     def module_of(self, layer: Layer) -> nn.Module:
         """Return the module that the layer calls."""
         return self.layout.call(layer).module

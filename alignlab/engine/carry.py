@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from alignlab.engine.graph import chain_between
+from alignlab.engine.graph import chain_between, cut
 from alignlab.engine.products import use_in
 
 if TYPE_CHECKING:
@@ -94,9 +93,8 @@ def compare_weights(
     if plan.gram[index]:
         plan.rows.gram(index, x, true, signals)
     else:
-        form = partial(torch.autograd.grad, [call.output_edge], [target], retain_graph=True)
         for number, drawn in signals.items():
-            gradients[number] = [form(grad_outputs=[signal])[0] for signal in drawn]
+            gradients[number] = [_formed(call, target, signal) for signal in drawn]
 
     def formed(inputs: Gradients, _outputs: Gradients) -> None:
         gradient = inputs[place]
@@ -106,3 +104,46 @@ def compare_weights(
 
     handle: RemovableHandle = node.register_hook(formed)
     return handle
+
+
+def redraw_weights(
+    plan: Plan,
+    index: int,
+    call: Call,
+    x: Tensor,
+    true: Tensor,
+    signals: Signals,
+    *,
+    first: int,
+) -> None:
+    """Compare the weight gradients of redraws at once, without those that autograd will form.
+
+    Args:
+        plan: What is known of the pass.
+        index: The layer.
+        call: Its call.
+        x: Its input.
+        true: True signal at the pre-activation.
+        signals: Approximate signals there.
+        first: Number of the first draw.
+    """
+    if plan.gram[index]:
+        plan.rows.gram(index, x, true, signals, first=first)
+        return
+    use = use_in(call)
+    if use is None or use.edge is None:
+        return
+    formed = {n: [_formed(call, use.edge, q) for q in drawn] for n, drawn in signals.items()}
+    plan.rows.weights(index, _formed(call, use.edge, true), formed, first=first)
+
+
+def _formed(call: Call, weight: GradientEdge, signal: Tensor) -> Tensor:
+    """Return the gradient that a signal at a pre-activation causes in the layer's own weight."""
+    below = call.input_edge
+    # A weight of several layers is reached below too, which is none of this one's business.
+    shared = below is not None and hasattr(weight.node, "variable")
+    with cut([below.node] if shared and below is not None else []):
+        (gradient,) = torch.autograd.grad(
+            [call.output_edge], [weight], grad_outputs=[signal], retain_graph=True
+        )
+    return gradient

@@ -13,6 +13,7 @@ from alignlab.engine.carry import Gradients, carried, compare_weights
 from alignlab.engine.comparison import ENTRY, PREACTIVATION, Levels
 from alignlab.engine.graph import Segment
 from alignlab.engine.plan import Direct, Plan, Replaced, described
+from alignlab.engine.replacing import Reached, run_backward, run_redraws
 from alignlab.errors import AlignlabError, MeasurementError
 from alignlab.feedback import Projector
 
@@ -320,31 +321,28 @@ class Followed:
 
     def _run_replaced(self, number: int, rule: Replaced) -> None:
         """Run the backward pass of a rule that replaces weights, and keep its signals."""
-        exchange = self._exchange
+        plan, exchange = self._plan, self._exchange
+        assert plan is not None
         assert exchange is not None
         with exchange.replaced(rule.weights[0](exchange.weights)):
             found = self._backward()
         for (place, index), signal in found.items():
             self._hold(place, index, number, signal)
+        if self._levels.chance and rule.n_draws > 1:
+            inputs = {k: self._inputs.get(number) for number, k in self._index.items()}
+            run_redraws(
+                plan,
+                (number, rule),
+                exchange,
+                calls=self._used,
+                inputs=inputs,
+                levels=self._levels,
+                backward=self._backward,
+            )
 
-    def _backward(self) -> dict[tuple[str, int], Tensor]:
-        """Run the whole backward pass once, from the error at the output to every site."""
-        plan = self._plan
-        assert plan is not None
-        edges: dict[tuple[str, int], Any] = {}
-        if self._local:
-            for k, call in enumerate(self._used[:-1]):
-                edges[PREACTIVATION, k] = call.output_edge
-        if self._entry:
-            for k, segment in enumerate(plan.segments):
-                edges[ENTRY, k] = self._entry_edge(segment)
-        found = torch.autograd.grad(
-            [self._used[-1].output_edge],
-            list(edges.values()),
-            grad_outputs=[self._gradient],
-            retain_graph=True,
-        )
-        return dict(zip(edges, found, strict=True))
+    def _backward(self) -> Reached:
+        assert self._plan is not None
+        return run_backward(self._plan, self._used, self._gradient, levels=self._levels)
 
 
 _NOTHING = torch.empty(0, 1)

@@ -51,7 +51,13 @@ class Jacobian:
         """Find the sites; nothing is differentiated yet."""
         layout = capture.layout
         self._capture: Final = capture
-        self._output: Final = layout.call(layout.output_layer)
+        output = layout.only_output
+        if output is None:
+            names = ", ".join(layer.name for layer in layout.outputs)
+            msg = f"The model ends in several layers ({names}); a Jacobian is that of one output."
+            raise MeasurementError(msg)
+        self._output_layer: Final = output
+        self._output: Final = layout.call(output)
         self._separate = known_separate
         self._sites: Final = _sites(capture)
         self._roots: Final = [
@@ -63,8 +69,7 @@ class Jacobian:
     @property
     def layers(self) -> tuple[Layer, ...]:
         """The layers below the output, in call order; they have both sites."""
-        output = self._capture.layout.output_layer
-        return tuple(layer for layer in self._capture.layers if layer is not output)
+        return tuple(layer for layer in self._capture.layers if not layer.is_output)
 
     def units(self, indices: Sequence[int] | None = None) -> Units:
         """Return output units as directions; None for all of them."""
@@ -128,9 +133,10 @@ class Jacobian:
 
         with self._watched(keep) as backward:
             backward(cotangent)
-        output = self._capture.layout.output_layer
         # A copy: rows() writes the next direction over the cotangent.
-        preactivation[output.name] = cotangent.reshape(self._output.output_shape).clone()
+        preactivation[self._output_layer.name] = cotangent.reshape(
+            self._output.output_shape
+        ).clone()
         order = [layer.name for layer in self._capture.layers]
         return BackwardPass(
             {name: entry[name] for name in order if name in entry},
@@ -325,7 +331,7 @@ def _sites(capture: Capture) -> dict[tuple[str, str], Any]:
     layout = capture.layout
     found = {}
     for layer in capture.layers:
-        if layer is layout.output_layer:
+        if layer.is_output:
             continue
         found[layer.name, PREACTIVATION] = layout.call(layer).output_edge
         found[layer.name, ENTRY] = layout.entry_edge(layout.segment_of(layer))

@@ -1,0 +1,84 @@
+"""Whole backward passes in the middle of the user's, for rules that replace weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from alignlab.engine.carry import redraw_weights
+from alignlab.engine.comparison import ENTRY, PREACTIVATION, Levels
+
+if TYPE_CHECKING:
+    from alignlab.engine.attach import Call
+    from alignlab.engine.exchange import Exchange
+    from alignlab.engine.plan import Plan, Replaced
+
+__all__ = ["Reached", "run_backward", "run_redraws"]
+
+Reached = dict[tuple[str, int], Tensor]
+"""Signals by place and index."""
+
+
+def run_backward(plan: Plan, calls: Sequence[Call], gradient: Tensor, *, levels: Levels) -> Reached:
+    """Run the backward pass once, from the error at the output to every site.
+
+    Args:
+        plan: What is known of the pass.
+        calls: Its layers, the output last.
+        gradient: Gradient of the output.
+        levels: What is measured.
+    """
+    edges: dict[tuple[str, int], GradientEdge] = {}
+    if levels.local:
+        for k, call in enumerate(calls[:-1]):
+            edges[PREACTIVATION, k] = call.output_edge
+    if levels.entry:
+        for k, segment in enumerate(plan.segments):
+            edge = calls[segment.consumer].input_edge
+            assert edge is not None
+            edges[ENTRY, k] = edge
+    found = torch.autograd.grad(
+        [calls[-1].output_edge], list(edges.values()), grad_outputs=[gradient], retain_graph=True
+    )
+    return dict(zip(edges, found, strict=True))
+
+
+def run_redraws(
+    plan: Plan,
+    numbered: tuple[int, Replaced],
+    exchange: Exchange,
+    *,
+    calls: Sequence[Call],
+    inputs: Mapping[int, Tensor | None],
+    levels: Levels,
+    backward: Callable[[], Reached],
+) -> None:
+    """Compare redraws one after the other, with the true signals of a pass of their own.
+
+    Args:
+        plan: What is known of the pass.
+        numbered: Index of the rule, and the rule.
+        exchange: Replaces the weights.
+        calls: Layers of the pass.
+        inputs: Their inputs by index, where weight gradients are measured.
+        levels: What is measured.
+        backward: Runs the backward pass.
+    """
+    number, rule = numbered
+    true = backward()
+    for draw, weights in enumerate(rule.weights[1:], 1):
+        with exchange.replaced(weights(exchange.weights)):
+            found = backward()
+        for (place, index), signal in found.items():
+            reference = true[place, index]
+            if place in levels.places:
+                plan.rows.approximate(place, index, number, reference, [signal], first=draw)
+            if place == PREACTIVATION and levels.weight_gradient:
+                x = inputs[index]
+                assert x is not None
+                signals = {number: [signal]}
+                redraw_weights(plan, index, calls[index], x, reference, signals, first=draw)

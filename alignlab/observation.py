@@ -1,0 +1,195 @@
+"""What a stream of observed passes shows, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Final, final
+
+import numpy as np
+from torch import Tensor
+
+from alignlab.engine.comparison import ENTRY
+from alignlab.engine.layout import Layout
+from alignlab.engine.plan import Direct, Plan, Replaced
+from alignlab.engine.statistics import Flushed
+from alignlab.errors import MeasurementError
+from alignlab.kernels.rows import Summary, concentration, summarized
+from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
+from alignlab.rules._signs import SignConcordantRule
+from alignlab.rules.brsf import BRSF
+from alignlab.sites import Layer
+from alignlab.snapshot import MeasuredRule
+
+__all__ = ["Observations", "Series", "chance_kind", "followed", "label_of"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One rule at one place over the steps at which it was measured there.
+
+    Attributes:
+        steps: Numbers of the steps, ascending.
+        layers: Names of the layers, in the order of the second axis.
+        shown: Alignments, each of shape ``(n_steps, n_layers, n_draws)``; the first draw is the
+            rule's own, the others are NaN in steps without redraws.
+        spread: Relative spread of squared norms over redraws, by sample and of the whole batch,
+            each of shape ``(n_steps, n_layers)``.
+    """
+
+    steps: np.ndarray
+    layers: tuple[str, ...]
+    shown: Summary
+    spread: tuple[np.ndarray, np.ndarray]
+
+
+@final
+class Observations:
+    """Takes rows as they come to the host, and keeps what they say."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        """Begin.
+
+        Args:
+            labels: Of the rules.
+        """
+        self.labels: Final = tuple(labels)
+        self.layers: tuple[Layer, ...] = ()
+        self._found: Final[dict[tuple[str, int], list[Series]]] = {}
+
+    def take(self, plan: Plan, place: str, flushed: Flushed) -> None:
+        """Keep what rows say; they themselves are let go.
+
+        Args:
+            plan: Whose rows they are.
+            place: Of which place.
+            flushed: Steps and rows.
+        """
+        if not self.layers:
+            self.layers = plan.layers
+        if plan.layers != self.layers:
+            msg = (
+                "The layers are not the same in all observed steps, so they make no one "
+                "recording; observe each kind of pass with a probe of its own."
+            )
+            raise MeasurementError(msg)
+        members = (
+            [segment.members for segment in plan.segments]
+            if place == ENTRY
+            else [(k,) for k in range(len(plan.layers))]
+        )
+        places = [(k, plan.layers[m].name) for k, group in enumerate(members) for m in group]
+        chosen, names = [k for k, _ in places], tuple(name for _, name in places)
+        n_draws = [rule.n_draws for rule in plan.rules]
+        ends = np.cumsum([len(members), *(len(members) * n for n in n_draws for _ in range(2))])
+        true, *blocks = np.split(flushed.rows, ends[:-1], axis=1)
+        for number, draws in enumerate(n_draws):
+            shape = (len(flushed.steps), len(members), draws, flushed.rows.shape[-1])
+            norm, product = (b.reshape(shape)[:, chosen] for b in blocks[2 * number :][:2])
+            energy = norm[:, :, 1:] ** 2
+            self._found.setdefault((place, number), []).append(
+                Series(
+                    steps=np.array(flushed.steps),
+                    layers=names,
+                    shown=summarized(true[:, chosen, None], norm, product),
+                    spread=(
+                        concentration(energy),
+                        concentration(energy.sum(-1, keepdims=True)),
+                    ),
+                )
+            )
+
+    def series(self) -> Iterator[tuple[str, str, Series]]:
+        """Yield place, rule and what was seen there."""
+        for (place, number), parts in sorted(self._found.items()):
+            order = np.argsort(np.concatenate([part.steps for part in parts]), kind="stable")
+            shown = Summary(
+                **{
+                    field.name: np.concatenate([getattr(p.shown, field.name) for p in parts])[order]
+                    for field in fields(Summary)
+                }
+            )
+            spread = [np.concatenate([part.spread[k] for part in parts])[order] for k in (0, 1)]
+            steps = np.concatenate([part.steps for part in parts])[order]
+            yield (
+                place,
+                self.labels[number],
+                Series(steps, parts[0].layers, shown, (spread[0], spread[1])),
+            )
+
+
+def label_of(rule: Rule | MeasuredRule) -> str:
+    """Return a rule's name in the recording."""
+    return rule.label
+
+
+def chance_kind(rule: Rule) -> str:
+    """Return what is drawn again for a rule's chance level, one of ``schema.NULL_KINDS``."""
+    if rule.has_random_feedback:
+        return "feedback_draw"
+    return "rule_draw" if isinstance(rule, SignConcordantRule) else "none"
+
+
+def followed(
+    rules: Sequence[Rule | MeasuredRule], layout: Layout, *, draws: int, seed: int
+) -> list[Direct | Replaced]:
+    """Return the rules with feedback for the layers of a pass.
+
+    Args:
+        rules: Rules, or rules with their feedback.
+        layout: How the layers hang together.
+        draws: Redraws for chance levels.
+        seed: Of the redraws.
+    """
+    seeds = [-1 - number - 1_000_003 * seed for number in range(draws)]
+    return [
+        _direct(each, layout, seeds)
+        if isinstance(_rule(each), DirectRule)
+        else _replaced(each, seeds)
+        for each in rules
+    ]
+
+
+def _rule(given: Rule | MeasuredRule) -> Rule:
+    return given.rule if isinstance(given, MeasuredRule) else given
+
+
+def _direct(given: Rule | MeasuredRule, layout: Layout, seeds: Sequence[int]) -> Direct:
+    rule = _rule(given)
+    assert isinstance(rule, DirectRule)
+    layers = [layout.layers[group.members[-1]] for group in layout.groups(rule.granularity)]
+    output = layout.only_output
+    assert output is not None
+    draw = partial(rule.draw, layers, output.width, output=output)
+    own = given.feedback if isinstance(given, MeasuredRule) else draw(seed=_seed(rule))
+    return Direct(given.label, (own, *(draw(seed=each) for each in seeds)), rule.granularity)
+
+
+def _replaced(given: Rule | MeasuredRule, seeds: Sequence[int]) -> Replaced:
+    rule = _rule(given)
+    assert isinstance(rule, ReplacedWeightRule)
+    held = dict(given.backward_weights) if isinstance(given, MeasuredRule) else {}
+    passes = iter(range(2**62))
+
+    def own(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        if held:
+            return held
+        if isinstance(rule, BRSF):
+            return rule.at_step(next(passes)).backward_weights(weights, seed=rule.seed)
+        found = rule.backward_weights(weights, seed=_seed(rule))
+        if rule.has_random_feedback and not isinstance(rule, SignConcordantRule):
+            held.update(found)
+        return found
+
+    def by_chance(weights: Mapping[str, Tensor], *, seed: int) -> Mapping[str, Tensor]:
+        drawn = rule.by_chance(weights, seed=seed)
+        assert drawn is not None
+        return drawn
+
+    redraws = [] if chance_kind(rule) == "none" else seeds
+    return Replaced(given.label, (own, *(partial(by_chance, seed=each) for each in redraws)))
+
+
+def _seed(rule: Rule) -> int:
+    return int(getattr(rule, "seed", 0))

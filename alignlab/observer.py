@@ -1,0 +1,168 @@
+"""Observes the steps of a training and records them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final, final
+
+import numpy as np
+import torch
+from torch import nn
+
+from alignlab.diagnostics._readings import FEEDBACK_ORIGIN, coordinates
+from alignlab.diagnostics._steps import ObservedRule, step_arrays, step_variables
+from alignlab.engine.comparison import Levels
+from alignlab.engine.layout import Layout
+from alignlab.engine.plan import Direct, Replaced
+from alignlab.engine.stream import Stream
+from alignlab.errors import InputError, MeasurementError
+from alignlab.observation import Observations, chance_kind, followed
+from alignlab.recording.assembly import assemble
+from alignlab.rules._base import ReplacedWeightRule, Rule
+from alignlab.schedules import Schedule, every, never
+from alignlab.snapshot import MeasuredRule
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["LEVELS", "Observer", "usual_schedule"]
+
+LEVELS = ("entry", "preactivation", "weight-gradient", "chance")
+
+
+def usual_schedule() -> dict[str, Schedule]:
+    """Return when what is measured if nothing else is said.
+
+    Entries cost least and are measured in every step, pre-activations in every tenth, weight
+    gradients and the chance levels of both in every hundredth.
+    """
+    strides = zip(LEVELS, (1, 10, 100, 100), strict=True)
+    return {level: every(stride) for level, stride in strides}
+
+
+@final
+class Observer:
+    """What a probe does with steps that the user runs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Sequence[Rule | MeasuredRule],
+        *,
+        schedule: Schedule | Mapping[str, Schedule] | None,
+        draws: int,
+        seed: int,
+    ) -> None:
+        """Choose what is measured when; nothing is attached yet.
+
+        Args:
+            model: The model.
+            rules: What is compared with backpropagation.
+            schedule: By level, or one for entry and pre-activation, or None for the usual one.
+            draws: Redraws for chance levels.
+            seed: Of the redraws.
+
+        Raises:
+            InputError: A level is not known, or one redraw is asked for, or fewer than none.
+        """
+        if draws < 0 or draws == 1:
+            msg = f"{draws} redraws give no chance level; ask for at least 2, or for 0."
+            raise InputError(msg)
+        self._model: Final = model
+        self._rules: Final = tuple(rules)
+        self._schedule: Final = _by_level(schedule)
+        self._draws: Final = draws
+        self._seed: Final = seed
+        self._observations: Final = Observations([rule.label for rule in rules])
+        self._stream: Stream | None = None
+        self._has_chance = False
+
+    def observe(self, step: int) -> AbstractContextManager[None]:
+        """Return the context in which the step runs."""
+        if self._stream is None:
+            plain = [r.rule if isinstance(r, MeasuredRule) else r for r in self._rules]
+            self._stream = Stream(
+                self._model,
+                self._draw,
+                replaces_weights=any(isinstance(r, ReplacedWeightRule) for r in plain),
+                sink=self._observations.take,
+            )
+        return self._stream.observe(step, self._levels(step))
+
+    def recording(self) -> xr.Dataset:
+        """Return what was observed so far.
+
+        Raises:
+            MeasurementError: Nothing was.
+        """
+        if self._stream is not None:
+            self._stream.flush()
+        if not self._observations.layers:
+            msg = "No step was observed yet; run forward and backward inside of observe(step)."
+            raise MeasurementError(msg)
+        rules = [self._observed(rule) for rule in self._rules]
+        steps, values = step_arrays(self._observations, rules)
+        values["feedback_origin"] = (("rule",), np.array([_origin(r) for r in self._rules], object))
+        labels, layers = [rule.label for rule in rules], self._observations.layers
+        parameter = next(self._model.parameters())
+        return assemble(
+            values,
+            [FEEDBACK_ORIGIN, *step_variables()],
+            coords={"step": steps, **coordinates(labels, layers, values)},
+            attrs={
+                "alignlab_version": version("alignlab"),
+                "torch_version": torch.__version__,
+                "recording_kind": "probe",
+                "model": type(self._model).__name__,
+                "mode": "train" if self._model.training else "eval",
+                "device": str(parameter.device),
+                "dtype": str(parameter.dtype).removeprefix("torch."),
+                "seed": self._seed,
+                "draws": self._draws,
+            },
+        )
+
+    def _levels(self, step: int) -> Levels:
+        """Return what is due, with a chance level for the first that needs one of its own."""
+        due = {level: schedule(step) for level, schedule in self._schedule.items()}
+        levels = Levels(
+            entry=due["entry"],
+            preactivation=due["preactivation"],
+            weight_gradient=due["weight-gradient"],
+        )
+        chance = bool(self._draws) and levels.any and (due["chance"] or not self._has_chance)
+        self._has_chance = self._has_chance or (chance and levels.local)
+        return replace(levels, chance=chance)
+
+    def _draw(self, layout: Layout) -> list[Direct | Replaced]:
+        return followed(self._rules, layout, draws=self._draws, seed=self._seed)
+
+    def _observed(self, given: Rule | MeasuredRule) -> ObservedRule:
+        rule = given.rule if isinstance(given, MeasuredRule) else given
+        is_drawn = given.is_drawn if isinstance(given, MeasuredRule) else False
+        kind = chance_kind(rule) if self._draws else "none"
+        return ObservedRule(given.label, kind, is_drawn)
+
+
+def _by_level(schedule: Schedule | Mapping[str, Schedule] | None) -> dict[str, Schedule]:
+    if schedule is None:
+        return usual_schedule()
+    if not isinstance(schedule, Mapping):
+        given: Mapping[str, Schedule] = {"entry": schedule, "preactivation": schedule}
+    else:
+        given = schedule
+    unknown = sorted(set(given) - set(LEVELS))
+    if unknown:
+        msg = f"There is no level {unknown[0]!r} to schedule; there are {', '.join(LEVELS)}."
+        raise InputError(msg)
+    usual = dict.fromkeys(LEVELS, never) | {"chance": usual_schedule()["chance"]}
+    return usual | dict(given)
+
+
+def _origin(given: Rule | MeasuredRule) -> str:
+    if isinstance(given, MeasuredRule):
+        return given.origin
+    return "replayed, unverified" if given.has_random_feedback else "derived from weights"
