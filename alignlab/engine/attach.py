@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from alignlab.errors import MeasurementError
 from alignlab.kernels.layers import linear_part
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from alignlab.engine.swap import WeightSwap
@@ -48,7 +49,7 @@ class Call:
         input: The input, detached.
         input_edge: Where the gradient of the input is read; None where it has none.
         weight_seen: Whether autograd saved the weight through the exchange.
-        weight: The weight that acted, detached; of a parametrised module, what its
+        weight: The weight that acted, without a graph; of a parametrised module, what its
             parametrisation yielded.
         weight_edge: Where the gradient of a weight that is computed from other tensors is
             read; None where the weight is a parameter or has no gradient.
@@ -127,8 +128,7 @@ def _require_values(name: str, parameter: Tensor) -> None:
         raise MeasurementError(msg)
 
 
-@dataclass(frozen=True)
-class _Open:
+class _Open(NamedTuple):
     """A module that is running."""
 
     name: str
@@ -150,10 +150,15 @@ class Attachment:
         self._open: list[_Open] = []
         self._count: dict[str, int] = {}
         self._computed: dict[str, Tensor] = {}
+        self._checked: dict[str, Callable[[str, Any, Tensor, Tensor, Any], None]] = {}
 
     def __enter__(self) -> Attachment:
         """Place the hooks."""
         for name, module in self._modules.items():
+            if isinstance(module, _TRANSPOSED):
+                self._checked[name] = _require_own_size
+            elif _base(module) not in MEASURED or "forward" in vars(module):
+                self._checked[name] = _require_own_map
             self._handles.append(module.register_forward_pre_hook(self._before(name)))
             self._handles.append(module.register_forward_hook(self._after(name)))
             if is_parametrized(module, "weight"):
@@ -200,7 +205,7 @@ class Attachment:
     def _note(self, name: str, weight: Any) -> None:
         assert isinstance(weight, Tensor)
         self._computed[name] = weight
-        self._swap.watch(name, weight)
+        self._swap.watch(name, weight.detach())
 
     def _after(self, name: str) -> Any:
         def hook(module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:
@@ -208,15 +213,20 @@ class Attachment:
                 return None
             opened = self._open.pop()
             self._swap.caller = self._open[-1].name if self._open else ""
-            weight = self._weight(name, module)
-            _require_own_map(name, module, opened.input, weight, output)
+            weight = self._computed.get(name)
+            if weight is None:
+                weight = module._parameters.get("weight")
+            if weight is None:
+                weight = _cached(module)
+            if name in self._checked:
+                self._checked[name](name, module, opened.input, weight, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
             out = output if fixed is None else fixed
             count = self._count[name] = self._count.get(name, 0) + 1
-            computed = weight.requires_grad and not isinstance(weight, nn.Parameter)
+            computed = weight.grad_fn is not None
             seen = opened.edge is None or self._swap.packed[name] > opened.packed
             self.calls.append(
                 Call(
@@ -228,7 +238,7 @@ class Attachment:
                     input=opened.input,
                     input_edge=opened.edge,
                     weight_seen=seen,
-                    weight=weight.detach(),
+                    weight=weight.detach() if computed else weight,
                     weight_edge=get_gradient_edge(weight) if computed else None,
                     output_type=out.dtype,
                 )
@@ -237,22 +247,16 @@ class Attachment:
 
         return hook
 
-    def _weight(self, name: str, module: nn.Module) -> Tensor:
-        """Return the weight that acted in the call that ends."""
-        weight = self._computed.get(name)
-        if weight is None:
-            # A cached parametrisation yields nothing anew.
-            weight = module.weight  # type: ignore[assignment]
-        assert isinstance(weight, Tensor)
-        return weight
+
+def _cached(module: nn.Module) -> Tensor:
+    """Return the weight of a parametrisation that is cached, so that it yields nothing anew."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
-def _require_own_map(name: str, module: nn.Module, x: Tensor, weight: Tensor, output: Any) -> None:
+def _require_own_map(name: str, module: Any, x: Tensor, weight: Tensor, output: Any) -> None:
     """Refuse a subclass that does something else with its weight than its base class does."""
-    if isinstance(module, _TRANSPOSED):
-        _require_own_size(name, module, x, output)
-    if _base(module) in MEASURED and "forward" not in vars(module):
-        return
     with torch.no_grad():
         expected = linear_part(module, x, weight)
         if isinstance(module.bias, Tensor):
@@ -277,8 +281,10 @@ def _base(module: nn.Module) -> type:
     return kind.__base__ or kind if is_parametrized(module) else kind
 
 
-def _require_own_size(name: str, module: Any, x: Tensor, output: Tensor) -> None:
+def _require_own_size(name: str, module: Any, x: Tensor, weight: Tensor, output: Any) -> None:
     """Refuse an output size that was asked for in the call and is not the module's own."""
+    if _base(module) not in MEASURED or "forward" in vars(module):
+        _require_own_map(name, module, x, weight, output)
     own = tuple(
         (n - 1) * s - 2 * p + d * (k - 1) + o + 1
         for n, s, p, d, k, o in zip(
