@@ -5,6 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 WORKERS ?= auto
+BENCH ?= --write docs/benchmarks.md
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
@@ -36,8 +37,8 @@ docs: $(VENV)/.docs  ## build the documentation in docs/_build
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
-bench: $(VENV)/.dev  ## time the packaged example
-	cd $$(mktemp -d) && time $(abspath $(BIN))/alignlab demo --quiet
+bench: $(VENV)/.peers  ## every benchmark in five processes, 20 minutes; BENCH=--quick: one, no page
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist docs/_build alignlab-demo

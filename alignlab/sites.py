@@ -30,6 +30,8 @@ class Layer:
         fan_in: Inputs of one unit.
         n_parameters: Entries of weight and bias.
         channels: Output channels (features) of the module.
+        entry_channel_axis: Axis of the channels in ``entry_shape``: 0 where a convolution reads
+            the entry, -1 where a linear layer does.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Layer:
     fan_in: int
     n_parameters: int
     channels: int
+    entry_channel_axis: int = 0
 
     @property
     def is_output(self) -> bool:
@@ -52,6 +55,11 @@ class Layer:
     def is_convolution(self) -> bool:
         """Whether weights are shared over positions."""
         return self.kind.startswith("Conv")
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the channels in ``shape``: 0 of a convolution, -1 of a linear layer."""
+        return 0 if self.is_convolution else -1
 
     @property
     def width(self) -> int:

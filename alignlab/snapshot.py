@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.feedback import ORIGINS
+from alignlab.feedback import ORIGINS, Feedback
 from alignlab.kernels.convolution import position_gradients
 from alignlab.kernels.cosines import wide
 from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
@@ -30,14 +30,14 @@ class MeasuredRule:
 
     Attributes:
         rule: The rule; its options also say how feedback is drawn again for the null.
-        feedback: For a direct rule, feedback by layer name; for a rule that replaces
-            weights, backward weights by module name.
+        feedback: For a direct rule, feedback by layer name, in any form; for a rule that
+            replaces weights, backward weights by module name.
         origin: Where the feedback came from, one of ``feedback.ORIGINS``.
         label: Name in the recording.
     """
 
     rule: Rule
-    feedback: Mapping[str, Tensor]
+    feedback: Mapping[str, Feedback]
     origin: str
     label: str = ""
 
@@ -51,6 +51,11 @@ class MeasuredRule:
     def is_drawn(self) -> bool:
         """Whether the feedback is not the one that the model was trained with."""
         return self.origin == "drawn"
+
+    @property
+    def backward_weights(self) -> Mapping[str, Tensor]:
+        """The feedback of a rule that replaces weights: a tensor for every module."""
+        return {name: one for name, one in self.feedback.items() if isinstance(one, Tensor)}
 
 
 @final
@@ -247,7 +252,7 @@ def _is_floating(batch: Any) -> bool:
     return isinstance(batch, Tensor) and batch.is_floating_point()
 
 
-def fresh_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, Tensor]:
+def fresh_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, Feedback]:
     """Draw a rule's feedback for a captured model.
 
     Args:
@@ -260,12 +265,12 @@ def fresh_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, T
     """
     if isinstance(rule, DirectRule):
         layers = capture.injection_layers(rule.granularity)
-        return rule.draw(layers, capture.n_errors, seed=seed)
+        return rule.draw(layers, capture.n_errors, seed=seed, output=capture.layout.only_output)
     assert isinstance(rule, ReplacedWeightRule)
     return rule.backward_weights(capture.module_weights(), seed=seed)
 
 
-def chance_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, Tensor]:
+def chance_feedback(capture: Capture, rule: Rule, *, seed: int) -> Mapping[str, Feedback]:
     """Draw what a rule's feedback is by chance; for random feedback another draw of it.
 
     Args:
@@ -302,7 +307,7 @@ def run_rule(
             granularity=measured.rule.granularity,
             parameters=parameters,
         )
-    return capture.replaced(measured.feedback, parameters=parameters)
+    return capture.replaced(measured.backward_weights, parameters=parameters)
 
 
 def halves(n_samples: int, *, seed: int) -> Tensor:

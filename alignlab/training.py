@@ -11,10 +11,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from alignlab.engine.attach import measured_modules, own_weights
 from alignlab.engine.capture import Capture, Loss
 from alignlab.errors import InputError
-from alignlab.feedback import digest
+from alignlab.feedback import Feedback, digest, encoded
 from alignlab.rules._base import Rule
+from alignlab.rules._signs import SignConcordantRule
 from alignlab.rules.bp import BP
 from alignlab.snapshot import MeasuredRule, fresh_feedback, run_rule
 
@@ -27,13 +29,14 @@ class Training:
 
     Attributes:
         rule: The rule.
-        feedback: Its feedback, by layer or module; empty where none is drawn.
+        feedback: Its feedback, by layer or module; of signs with fixed magnitudes the
+            magnitudes; empty where nothing is drawn that stays.
         losses: Mean training loss of every epoch.
         options: Everything else that is needed to train the same model again.
     """
 
     rule: Rule
-    feedback: Mapping[str, Tensor]
+    feedback: Mapping[str, Feedback]
     losses: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,7 +58,8 @@ def train(  # noqa: PLR0913 - each is one property of a training
 ) -> Training:
     """Train a model in place with the gradients of a rule and SGD.
 
-    Feedback is drawn once, from the rule's own seed, before the first step.
+    Feedback is drawn once, from the rule's own seed, before the first step; rules that draw in
+    every pass do so from that seed and the number of the step.
 
     Args:
         model: Trained in place, in training mode.
@@ -131,10 +135,9 @@ def save_checkpoint(
         **metadata,
     }
     if training.feedback:
-        plain = {name: t.detach().cpu().contiguous() for name, t in training.feedback.items()}
-        ours["feedback_sha256"] = digest(plain)
+        ours["feedback_sha256"] = digest(training.feedback)
         if feedback:
-            ours["feedback"] = plain
+            ours["feedback"] = encoded(training.feedback)
     draft = path.with_name(f".{path.name}.part")
     torch.save({"model": model.state_dict(), "alignlab": ours}, draft)
     return draft.replace(path)
@@ -158,12 +161,20 @@ class _Step:
         self._parameters = parameters
         self._rule = rule
         self._measured: MeasuredRule | None = None
+        self._number = 0
 
     @property
-    def feedback(self) -> Mapping[str, Tensor]:
-        """The feedback that was drawn before the first step; empty where none was drawn."""
-        drawn = self._measured if self._rule.has_random_feedback else None
-        return drawn.feedback if drawn else {}
+    def feedback(self) -> Mapping[str, Feedback]:
+        """What was drawn before the first step and stayed; empty where nothing was."""
+        rule = self._rule
+        if isinstance(rule, SignConcordantRule) and rule.has_fixed_magnitudes:
+            weights = own_weights(measured_modules(self._model))
+            return rule.magnitudes(weights, seed=self._seed)
+        return self._measured.feedback if self._measured and rule.has_random_feedback else {}
+
+    @property
+    def _seed(self) -> int:
+        return int(getattr(self._rule, "seed", 0))
 
     def take(self, x: Tensor, y: Tensor) -> float:
         """Move the parameters once and return the loss before."""
@@ -181,13 +192,12 @@ class _Step:
         """Return loss and gradients of the rule; buffers are kept, as in any training."""
         capture = Capture(self._model, self._loss_function, x, y, keep_state=True)
         try:
-            if self._measured is None:
-                seed = int(getattr(self._rule, "seed", 0))
-                feedback = fresh_feedback(capture, self._rule, seed=seed)
-                self._measured = MeasuredRule(self._rule, feedback, "replayed")
-            elif not self._rule.has_random_feedback:
-                feedback = fresh_feedback(capture, self._rule, seed=0)
-                self._measured = MeasuredRule(self._rule, feedback, "derived from weights")
+            if self._measured is None or not self._rule.has_random_feedback:
+                rule = self._rule.at_step(self._number)
+                feedback = fresh_feedback(capture, rule, seed=self._seed)
+                origin = "replayed" if rule.has_random_feedback else "derived from weights"
+                self._measured = MeasuredRule(rule, feedback, origin)
+            self._number += 1
             true = capture.reference()
             backward = run_rule(capture, self._measured, true, parameters=True)
             return capture.loss.detach(), backward.parameters

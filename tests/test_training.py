@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from alignlab.checkpoints import open_checkpoint
 from alignlab.errors import InputError
-from alignlab.feedback import digest
-from alignlab.rules import BP, DFA, FA, USF
+from alignlab.feedback import Factored, Positional, Seeded, digest
+from alignlab.rules import BP, BRSF, DFA, FA, FRSF, USF
 from alignlab.training import Training, save_checkpoint, train
 
 N, BATCH, EPOCHS, RATE, MOMENTUM, ORDER = 50, 16, 3, 0.05, 0.9, 7
@@ -139,6 +139,29 @@ def test_training_by_sign_symmetry_follows_the_signs_of_the_present_weights() ->
         by_hand.step(hidden[:3], [below, above, error])
     assert any((start[k] != np.sign(by_hand.weights[k])).any() for k in (2, 4))
     assert agree(model, by_hand)
+
+
+@pytest.mark.parametrize("rule", [FRSF(seed=2), BRSF(seed=2)], ids=lambda r: r.name)
+def test_training_by_random_magnitudes_takes_present_signs(rule: Any) -> None:
+    model, training = trained(rule)
+    by_hand, (x, y) = Numpy(), samples()
+    start = [np.sign(w) for w in by_hand.weights]
+    ones = {str(k): torch.ones(network()[k].weight.shape).double() for k in (0, 2, 4)}
+    for number, chosen in enumerate(batches()):
+        hidden = by_hand.forward(x[chosen].numpy())
+        error = by_hand.error(hidden[3], y[chosen].numpy())
+        sizes = rule.at_step(number).magnitudes(
+            {k: torch.as_tensor(by_hand.weights[int(k)]) for k in ones}, seed=2
+        )
+        if rule.name == "frsf":
+            assert all(torch.equal(training.feedback[k], sizes[k]) for k in ones)
+        signed = {k: np.sign(by_hand.weights[int(k)]) * sizes[k].numpy() for k in ones}
+        above = (error @ signed["4"]) * (hidden[2] > 0)
+        below = (above @ signed["2"]) * (1.0 - hidden[1] ** 2)
+        by_hand.step(hidden[:3], [below, above, error])
+    assert any((start[k] != np.sign(by_hand.weights[k])).any() for k in (2, 4))
+    assert agree(model, by_hand)
+    assert (training.feedback == {}) == (rule.name == "brsf")
 
 
 def test_training_by_backpropagation_is_sgd_of_torch() -> None:
@@ -294,6 +317,74 @@ def test_the_feedback_of_a_checkpoint_has_the_hash_that_it_states(
     for name, value in model.state_dict().items():
         assert torch.equal(opened.tensors[name], value)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+class Tokens(nn.Module):
+    """A network whose error has positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.b(torch.tanh(self.a(x.reshape(len(x), 2, 3).float()))))
+        return self.c(hidden).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "form"),
+    [
+        (DFA(seed=4, rank=2), Factored),
+        (DFA(seed=4, storage="seeded"), Seeded),
+        (DFA(seed=4, structure="position"), Positional),
+        (DFA(seed=4, structure="position", rank=2), Positional),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
+def test_feedback_of_every_form_is_saved_as_plain_values_and_found_again(
+    tmp_path: Path, rule: DFA, form: type
+) -> None:
+    model, (x, y) = Tokens(), samples()
+    training = train(
+        model, F.cross_entropy, x=x, y=torch.stack([y, y], 1), rule=rule, epochs=2, batch_size=16
+    )
+    start = Tokens()
+    assert not torch.equal(model.a.weight, start.a.weight)
+    path = save_checkpoint(tmp_path / "a.pt", model, training)
+    plain = torch.load(path, weights_only=True)["alignlab"]
+    opened = open_checkpoint(path)
+    stored = {entry.layer: entry.tensor for entry in opened.feedback}
+    assert {entry.kind for entry in opened.feedback} == {"direct"}
+    assert list(stored) == ["a", "b"]
+    assert all(isinstance(one, form) for one in stored.values())
+    assert digest(stored) == digest(training.feedback) == plain["feedback_sha256"]
+
+
+def test_a_seed_takes_no_room_in_a_checkpoint_and_a_shared_factor_is_one(tmp_path: Path) -> None:
+    sizes = {}
+    for rule in (DFA(), DFA(storage="seeded"), DFA(rank=2)):
+        layers = [nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 4)]
+        model, (x, y) = nn.Sequential(*layers, nn.Linear(4, 9000)), samples()
+        training = train(model, F.cross_entropy, x=x.float(), y=y, rule=rule, epochs=1)
+        bare = save_checkpoint(tmp_path / "bare.pt", model, training, feedback=False)
+        full = save_checkpoint(tmp_path / "full.pt", model, training)
+        sizes[rule.label] = full.stat().st_size - bare.stat().st_size
+    assert sizes["dfa"] > 4 * 9000 * 64
+    assert sizes["dfa(storage=seeded)"] < 4000
+    assert 4 * 9000 * 2 < sizes["dfa(rank=2)"] < 1.2 * 4 * 9000 * 2
+
+
+def test_frsf_keeps_its_magnitudes_and_acts_with_the_present_signs(tmp_path: Path) -> None:
+    model, training = trained(FRSF(seed=4))
+    opened = open_checkpoint(save_checkpoint(tmp_path / "a.pt", model, training))
+    weights = model.state_dict()
+    assert {entry.kind for entry in opened.feedback} == {"weight"}
+    for entry in opened.feedback:
+        size = training.feedback[entry.layer]
+        assert isinstance(size, Tensor)
+        assert bool((size > 0).all())
+        assert torch.equal(entry.tensor, size * weights[f"{entry.layer}.weight"].sign())
 
 
 def test_a_checkpoint_without_feedback_keeps_its_hash(tmp_path: Path) -> None:

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from alignlab.checkpoints import Checkpoint, StoredFeedback, feedback_for
 from alignlab.engine.capture import Capture
 from alignlab.errors import CheckpointError, InputError
-from alignlab.feedback import digest
+from alignlab.feedback import Feedback, digest
 from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule, Rule
+from alignlab.rules._signs import SignConcordantRule
 from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, fresh_feedback
 from alignlab.specs import parse_rule
 
 __all__ = ["measured_rule", "trained_rule"]
 
-_STRUCTURAL = ("structure", "shared", "granularity")
+_STRUCTURAL = ("structure", "shared", "granularity", "rank", "storage")
 
 
 def trained_rule(checkpoint: Checkpoint) -> str:
@@ -58,10 +59,9 @@ def measured_rule(
         InputError: Feedback for some layers only, or a rule that contradicts the file.
     """
     rule = _reconciled(rule, checkpoint)
-    if not rule.has_random_feedback:
-        feedback = fresh_feedback(capture, rule, seed=0)
-        return MeasuredRule(rule, feedback, "derived from weights")
     replay = replay if _metadata(checkpoint).get("rule", rule.name) == rule.name else None
+    if not rule.has_random_feedback:
+        return _derived(rule, checkpoint, capture, replay)
     if replay is not None and getattr(rule, "normalisation", "") == "weight":
         message = (
             f"The feedback of {rule.label} has the size of the initial weights, which the file "
@@ -80,6 +80,33 @@ def measured_rule(
         return _replayed(rule, checkpoint, capture, replay)
     seed = int(getattr(rule, "seed", 0))
     return MeasuredRule(rule, fresh_feedback(capture, rule, seed=seed), "drawn")
+
+
+def _derived(
+    rule: Rule, checkpoint: Checkpoint, capture: Capture, replay: int | None
+) -> MeasuredRule:
+    """Return a rule that follows the weights, with the magnitudes of the training where it has any.
+
+    A file may hold them, or a seed that the user gives replay them.
+    """
+    stored = feedback_for(checkpoint, rule.name) if isinstance(rule, SignConcordantRule) else ()
+    fixed = isinstance(rule, SignConcordantRule) and rule.has_fixed_magnitudes
+    seed = int(getattr(rule, "seed", 0)) if replay is None or not fixed else replay
+    fresh = fresh_feedback(capture, rule, seed=seed)
+    if stored:
+        found = _weights(stored, capture)
+        if replay is not None and fixed:
+            _require_same(digest(_sizes(found)), digest(_sizes(fresh)), replay)
+        return MeasuredRule(rule, found, "checkpoint")
+    if replay is None or not fixed:
+        return MeasuredRule(rule, fresh, "derived from weights")
+    assert isinstance(rule, SignConcordantRule)
+    sizes = rule.magnitudes(capture.module_weights(), seed=replay)
+    return MeasuredRule(rule, fresh, _proven(checkpoint, sizes, replay))
+
+
+def _sizes(feedback: Mapping[str, Feedback]) -> dict[str, Tensor]:
+    return {name: one.abs() for name, one in feedback.items() if isinstance(one, Tensor)}
 
 
 def _reconciled(rule: Rule, checkpoint: Checkpoint) -> Rule:
@@ -106,11 +133,16 @@ def _reconciled(rule: Rule, checkpoint: Checkpoint) -> Rule:
 
 def _replayed(rule: Rule, checkpoint: Checkpoint, capture: Capture, replay: int) -> MeasuredRule:
     feedback = fresh_feedback(capture, rule, seed=replay)
+    return MeasuredRule(rule, feedback, _proven(checkpoint, feedback, replay))
+
+
+def _proven(checkpoint: Checkpoint, feedback: Mapping[str, Feedback], replay: int) -> str:
+    """Return the origin of feedback drawn from a seed, compared with the hash of the file."""
     promised = _metadata(checkpoint).get("feedback_sha256")
     if isinstance(promised, str) and promised:
         _require_same(promised, digest(feedback), replay)
-        return MeasuredRule(rule, feedback, "replayed")
-    return MeasuredRule(rule, feedback, "replayed, unverified")
+        return "replayed"
+    return "replayed, unverified"
 
 
 def _require_same(promised: str, found: str, seed: int) -> None:
@@ -127,7 +159,7 @@ def _metadata(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return ours if isinstance(ours, Mapping) else {}
 
 
-def _as_stored(rule: Rule, feedback: Mapping[str, Tensor]) -> Rule:
+def _as_stored(rule: Rule, feedback: Mapping[str, Feedback]) -> Rule:
     """Return the rule whose redraws have the structure of the stored feedback.
 
     Feedback that is the same at every position, or the spread of one kernel over them all, is
@@ -135,7 +167,7 @@ def _as_stored(rule: Rule, feedback: Mapping[str, Tensor]) -> Rule:
     """
     if rule.name != "dfa" or not hasattr(rule, "structure"):
         return rule
-    maps = [tensor for tensor in feedback.values() if tensor.dim() > 2]
+    maps = [one for one in feedback.values() if isinstance(one, Tensor) and one.dim() > 2]
     if maps and all(_is_nearly_constant(tensor) for tensor in maps):
         return replace(rule, structure="channel")  # type: ignore[type-var]
     return rule
@@ -147,11 +179,12 @@ def _is_nearly_constant(maps: Tensor) -> bool:
     return bool(flat.mean(2).square().sum() * flat.shape[2] >= 0.5 * flat.square().sum())
 
 
-def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> dict[str, Tensor]:
+def _direct(stored: Sequence[StoredFeedback], rule: Rule, capture: Capture) -> dict[str, Feedback]:
     assert isinstance(rule, DirectRule)
     by_place = {(entry.layer, entry.at): entry for entry in stored}
     layers = {layer.name: layer for layer in capture.layers}
-    found, missing = {}, []
+    found: dict[str, Feedback] = {}
+    missing = []
     for layer in capture.injection_layers(rule.granularity):
         entry = by_place.get((layer.name, "entry"))
         at_input = by_place.get((layers[layer.consumer].module, "input"))
@@ -185,10 +218,14 @@ def _require_no_shortcut(entry: StoredFeedback, layer: Layer, capture: Capture) 
         raise InputError(message)
 
 
-def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Tensor:
+def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Feedback:
     """Return stored feedback as ``(n_errors, *entry_shape)``; a transposed matrix is turned."""
     n_errors, width = capture.n_errors, layer.entry_width
     tensor = entry.tensor
+    if not isinstance(tensor, Tensor):
+        if tensor.shape == (n_errors, *layer.entry_shape):
+            return tensor
+        raise _unfit(entry, f"({n_errors}, {', '.join(map(str, layer.entry_shape))})", layer.name)
     if tensor.numel() == n_errors * width and tensor.shape[0] == n_errors:
         return tensor.reshape(n_errors, *layer.entry_shape)
     if tuple(tensor.shape) == (width, n_errors):
@@ -196,21 +233,22 @@ def _shaped(entry: StoredFeedback, layer: Layer, capture: Capture) -> Tensor:
     raise _unfit(entry, f"({n_errors}, {', '.join(map(str, layer.entry_shape))})", layer.name)
 
 
-def _at_input(entry: StoredFeedback, layer: Layer, consumer: Layer, capture: Capture) -> Tensor:
+def _at_input(entry: StoredFeedback, layer: Layer, consumer: Layer, capture: Capture) -> Feedback:
     """Return feedback stored on the consumer; its kernel acts on an error at all positions."""
     module = capture.module_of(consumer)
-    if isinstance(module, nn.Linear) or entry.tensor.dim() <= 2:
+    kernel = entry.tensor
+    if isinstance(module, nn.Linear) or not isinstance(kernel, Tensor) or kernel.dim() <= 2:
         return _shaped(entry, layer, capture)
     weight = module.weight
     assert isinstance(weight, Tensor)
     n_errors = capture.n_errors
-    if entry.tensor.shape[0] != n_errors or entry.tensor.shape[1:] != weight.shape[1:]:
+    if kernel.shape[0] != n_errors or kernel.shape[1:] != weight.shape[1:]:
         raise _unfit(entry, f"({n_errors}, {', '.join(map(str, weight.shape[1:]))})", layer.name)
     places = consumer.shape[1:]
     error = torch.eye(n_errors).reshape(n_errors, n_errors, *(1 for _ in places))
     spread = error.expand(n_errors, n_errors, *places).to(weight)
     shape = torch.Size((n_errors, *layer.entry_shape))
-    return transposed(module, spread, entry.tensor, shape).detach()
+    return transposed(module, spread, kernel, shape).detach()
 
 
 def _weights(stored: Sequence[StoredFeedback], capture: Capture) -> dict[str, Tensor]:
@@ -223,6 +261,7 @@ def _weights(stored: Sequence[StoredFeedback], capture: Capture) -> dict[str, Te
     for module, weight in weights.items():
         entry = by_module.get(module)
         if entry is not None:
+            assert isinstance(entry.tensor, Tensor)
             if entry.tensor.shape != weight.shape:
                 raise _unfit(entry, str(tuple(weight.shape)), module)
             found[module] = entry.tensor.to(weight)

@@ -103,7 +103,7 @@ def _of_feedback(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> Iterator
     pairs = [
         (entry.rule or "fa", entry.layer, weights[entry.layer], entry.tensor)
         for entry in checkpoint.feedback
-        if entry.kind == "weight" and entry.layer in weights
+        if entry.kind == "weight" and entry.layer in weights and isinstance(entry.tensor, Tensor)
     ]
     values = [float(cosine(w.flatten(), b.flatten())) for _, _, w, b in pairs]
     chances = [

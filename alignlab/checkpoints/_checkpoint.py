@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from alignlab.feedback import Feedback
+
 __all__ = ["Checkpoint", "FeedbackKind", "StoredFeedback"]
 
 FeedbackKind = Literal["direct", "weight", "ambiguous"]
@@ -29,7 +31,8 @@ class StoredFeedback:
             the next measured layer. ``input`` for the other kinds.
         tensor: What the next backward pass of the stored model would use: ``(C, *shape)`` for
             ``direct``, with ``(C, in_channels, *kernel)`` for biotorch's convolutions; the shape
-            of the weight for ``weight``.
+            of the weight for ``weight``. Feedback that our trainer held as factors, as a seed or
+            per position is in that form.
         key: Name under which it was found.
         rule: Rule that it belongs to, such as ``dfa``; empty where that cannot be told.
         note: What a reader must know about it; may be empty.
@@ -38,7 +41,7 @@ class StoredFeedback:
     kind: FeedbackKind
     layer: str
     at: Literal["input", "entry"]
-    tensor: Tensor
+    tensor: Feedback
     key: str
     rule: str = ""
     note: str = ""

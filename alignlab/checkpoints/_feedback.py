@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from alignlab.checkpoints._checkpoint import FeedbackKind, StoredFeedback
-from alignlab.errors import CheckpointError
-from alignlab.feedback import digest
+from alignlab.errors import CheckpointError, InputError
+from alignlab.feedback import Feedback, decoded, digest
 
 __all__ = [
     "DIRECT_RULES",
@@ -32,6 +32,7 @@ _NOTES = {
     "usf": "Signs are those of the present weights; the file holds those of the last forward pass.",
     "brsf": "Magnitudes are drawn anew for every batch; these are the last ones in the file.",
 }
+_OURS = {"frsf": "Stored magnitudes carry the signs of the present weights."}
 
 
 def is_feedback_key(name: str) -> bool:
@@ -135,29 +136,55 @@ def trainer_feedback(
     stored = held.get("feedback")
     if not isinstance(stored, Mapping) or not stored:
         return (), ()
-    tensors = {str(name): value for name, value in stored.items() if isinstance(value, Tensor)}
+    held_forms = _held_forms(stored)
     rule = str(held.get("rule") or held.get("rule_spec") or "").partition("(")[0].strip()
     promised = held.get("feedback_sha256")
-    if isinstance(promised, str) and promised and digest(tensors) != promised:
+    if isinstance(promised, str) and promised and digest(held_forms) != promised:
         message = "holds feedback that does not have the hash in the file; copy the file again"
         raise CheckpointError(message)
     shaped = all(
-        _shape(weights.get(f"{name.removeprefix(prefix)}.weight")) == _shape(tensor)
-        for name, tensor in tensors.items()
+        _shape(weights.get(f"{name.removeprefix(prefix)}.weight")) == tuple(value.shape)
+        for name, value in held_forms.items()
     )
     is_weight = rule in WEIGHT_RULES or (shaped and rule not in DIRECT_RULES)
     entries = tuple(
         StoredFeedback(
-            kind="weight" if is_weight else "direct",
+            kind="weight" if is_weight and isinstance(value, Tensor) else "direct",
             layer=name.removeprefix(prefix),
-            at="input" if is_weight else "entry",
-            tensor=tensor.detach(),
+            at="input" if is_weight and isinstance(value, Tensor) else "entry",
+            tensor=_acting(rule, value, weights.get(f"{name.removeprefix(prefix)}.weight")),
             key=f"alignlab.feedback.{name}",
             rule=rule,
+            note=_OURS.get(rule, ""),
         )
-        for name, tensor in tensors.items()
+        for name, value in held_forms.items()
     )
     return entries, () if promised else ("The file has no hash of its feedback.",)
+
+
+def _held_forms(stored: Mapping[object, object]) -> dict[str, Feedback]:
+    """Return feedback in the forms that the trainer wrote; what is of no form is passed over.
+
+    Raises:
+        CheckpointError: A form that is not whole, or not known.
+    """
+    try:
+        return {
+            str(name): decoded(value)
+            for name, value in stored.items()
+            if isinstance(value, Tensor | Mapping)
+        }
+    except InputError as error:
+        message = f"holds feedback that cannot be read: {error}"
+        raise CheckpointError(message) from error
+
+
+def _acting(rule: str, value: Feedback, weight: Tensor | None) -> Feedback:
+    """Return stored feedback as it acts: magnitudes with the signs of the present weight."""
+    if rule not in _OURS or not isinstance(value, Tensor) or _shape(weight) != tuple(value.shape):
+        return value
+    assert weight is not None
+    return value * weight.detach().sign()
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:

@@ -28,6 +28,7 @@ from alignlab.checkpoints._sniff import file_format
 from alignlab.checkpoints._unsafe import unpickled
 from alignlab.checkpoints._values import hyper_parameters, plain, plain_entries
 from alignlab.errors import CheckpointError
+from alignlab.feedback import tensors_of
 
 __all__ = ["candidates", "open_checkpoint", "sha256"]
 
@@ -114,7 +115,12 @@ def _checkpoint(
     weights = {name: value for name, value in named.items() if not is_feedback_key(name)}
     ours = children(children(root).get("alignlab"))
     feedback, said = trainer_feedback(ours, prefix, weights=weights)
-    _check_finite({**weights, **{entry.key: entry.tensor for entry in feedback}})
+    held = {
+        ".".join(filter(None, (entry.key, part))): tensor
+        for entry in feedback
+        for part, tensor in tensors_of(entry.tensor).items()
+    }
+    _check_finite({**weights, **held})
     front = f"{chosen.key}." if chosen.key else ""
     inside = {f"{front}{name}" for name in chosen.tensors}
     metadata = {**plain_entries(root), **(tree.header or {})}

@@ -25,6 +25,9 @@ __all__ = ["alignments"]
 LARGEST_ROTATION = 128
 """Output units up to which as many rotations are drawn as there are redraws; above, 50."""
 
+_LARGEST_PRODUCT = 2**24
+"""Entries of a product of two signals above which only Gram matrices of the samples are formed."""
+
 Compared = dict[Key, Comparison]
 Draws = dict[str, list[Compared]]
 
@@ -211,13 +214,14 @@ def _closed_forms(
 ) -> dict[Key, float]:
     r"""Return first-order standard deviations, :math:`\sigma_B\|T^\top E\|_F`.
 
-    They hold for feedback of independent entries that acts at every layer by itself. Where the
-    way to the entry has no second derivative there are none, and the redraws say it alone.
+    They hold for feedback of independent entries that acts at every layer by itself, so not
+    for factored feedback nor for what is repeated over positions. Where the way to the entry
+    has no second derivative there are none either, and the redraws say it alone.
     """
     rule = measured.rule
     if not isinstance(rule, DFA) or not draws:
         return {}
-    if rule.granularity != "micro" or rule.structure != "dense":
+    if rule.granularity != "micro" or rule.structure != "dense" or rule.rank:
         return {}
     energies = {key: torch.stack([d[key].energy for d in draws]).mean(0) for key in draws[0]}
     sigma = rule.entry_sd(true.layer, snapshot.capture.n_errors)
@@ -229,5 +233,13 @@ def _closed_forms(
         return {}
     for key, adjoint in adjoints.items():
         rows = wide(adjoint.reshape(adjoint.shape[0], -1))
-        result[key] = sigma * float((rows.T @ error.to(rows.device)).norm())
+        result[key] = sigma * float(_product_norm(rows, error.to(rows.device)))
     return result
+
+
+def _product_norm(first: Tensor, second: Tensor) -> Tensor:
+    r"""Return :math:`\|A^\top B\|_F`, by way of the smaller of the product and the Grams."""
+    if first.shape[1] * second.shape[1] <= _LARGEST_PRODUCT:
+        result: Tensor = (first.T @ second).norm()
+        return result
+    return ((first @ first.T) * (second @ second.T)).sum().clamp_min(0.0).sqrt()

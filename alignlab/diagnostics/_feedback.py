@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from alignlab.feedback import Feedback, as_tensor
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import transposed
 
@@ -17,7 +18,26 @@ if TYPE_CHECKING:
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["Pair", "at_entries", "direct_pairs", "error_space", "path"]
+__all__ = [
+    "MOST_ERRORS",
+    "Pair",
+    "at_entries",
+    "direct_pairs",
+    "error_space",
+    "matrices_at_entries",
+    "path",
+]
+
+MOST_ERRORS = 4096
+"""Entries of the error above which nothing is read from the feedback matrices themselves.
+
+Products of two of them would have as many rows and columns as there are errors.
+"""
+
+LARGEST_WRITTEN = 2**24
+"""Entries up to which feedback that is not held as a tensor is written out to be read."""
+
+_SMALL_SPACE = 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,7 @@ class Pair:
     above: Tensor | None
 
 
-def at_entries(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def at_entries(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> dict[str, Feedback]:
     """Return the feedback that acts at every layer's entry.
 
     Layers that share an entry share the feedback, which is kept under one of their names.
@@ -51,15 +71,35 @@ def at_entries(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> dict[str, 
     }
 
 
-def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Tensor]) -> Iterator[Pair]:
+def matrices_at_entries(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> dict[str, Tensor]:
+    """Return the feedback at every layer's entry as matrices, where they can be had.
+
+    There are none for more than ``MOST_ERRORS`` errors, and none for feedback that is held as
+    factors, as a seed or per position and has more than ``LARGEST_WRITTEN`` entries: what reads
+    them is undefined there.
+    """
+    if snapshot.capture.n_errors > MOST_ERRORS:
+        return {}
+    written: dict[int, Tensor] = {}
+    result = {}
+    for name, held in at_entries(snapshot, feedback).items():
+        if isinstance(held, Tensor) or prod(held.shape) <= LARGEST_WRITTEN:
+            if id(held) not in written:
+                written[id(held)] = as_tensor(held)
+            result[name] = written[id(held)]
+    return result
+
+
+def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> Iterator[Pair]:
     """Yield the layers that have feedback on both sides, of the sizes of their weights.
 
     A layer whose output is pooled before the entry has no feedback of its own size and
-    is left out, as is the first layer, which has none below. Of several output layers none
-    has the whole error above it, and all are left out.
+    is left out, as is the first layer, which has none below, and every layer whose feedback
+    has no matrix (``matrices_at_entries``). Of several output layers none has the whole error
+    above it, and all are left out.
     """
     has_one_output = len(snapshot.capture.layout.outputs) == 1
-    entries = at_entries(snapshot, feedback)
+    entries = matrices_at_entries(snapshot, feedback)
     at_input = {
         layer.consumer: entries[layer.name] for layer in snapshot.hidden if layer.name in entries
     }
@@ -88,9 +128,15 @@ def error_space(errors: Tensor) -> Tensor:
     """
     matrix = wide(errors)
     matrix = matrix / matrix.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
-    values, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    result: Tensor = vectors[:, values > 1e-6 * values.amax()].flip(1)
-    return result
+    if matrix.shape[1] <= max(matrix.shape[0], _SMALL_SPACE):
+        values, vectors = torch.linalg.eigh(matrix.T @ matrix)
+        result: Tensor = vectors[:, values > 1e-6 * values.amax()].flip(1)
+        return result
+    # The same vectors from the samples' side, which for many errors is far the smaller.
+    values, samples = torch.linalg.eigh(matrix @ matrix.T)
+    kept = values > 1e-6 * values.amax()
+    basis: Tensor = matrix.T @ (samples[:, kept] / values[kept].sqrt())
+    return basis.flip(1)
 
 
 def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from alignlab.diagnostics._feedback import at_entries
 from alignlab.errors import InputError
+from alignlab.feedback import Feedback, Positional, Seeded, as_tensor, n_entries, tensors_of
 from alignlab.rules._base import DirectRule
 from alignlab.sites import Layer
-from alignlab.snapshot import Snapshot
+from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["KINDS", "check_kinds", "raw_tensors"]
 
@@ -67,8 +69,14 @@ def _size(snapshot: Snapshot, layer: Layer, kinds: Sequence[str]) -> int:
     per_sample = layer.width + layer.entry_width
     signals = copies * per_sample * snapshot.capture.n_samples if "signals" in kinds else 0
     gradients = copies * layer.n_parameters if "weight-gradients" in kinds else 0
-    matrix = max(layer.entry_width * snapshot.capture.n_errors, layer.n_parameters)
-    stored = len(snapshot.rules) * matrix if "feedback" in kinds else 0
+    stored = 0
+    if "feedback" in kinds:
+        held = [_held(snapshot, layer, measured)[1] for measured in snapshot.rules]
+        stored = sum(
+            prod(one.shape) if isinstance(one, Seeded) else n_entries(one)
+            for one in held
+            if one is not None
+        )
     return 4 * (signals + gradients + stored)
 
 
@@ -109,17 +117,25 @@ def _gradients(snapshot: Snapshot, layer: Layer) -> Iterator[tuple[str, _Variabl
 
 
 def _feedback(snapshot: Snapshot, layer: Layer) -> Iterator[tuple[str, _Variable]]:
+    """Yield a layer's feedback: the tensor, the two factors, or what a seed stands for."""
     for number, measured in enumerate(snapshot.rules):
-        if isinstance(measured.rule, DirectRule):
-            entries: Mapping[str, Tensor] = at_entries(snapshot, measured.feedback)
-            tensor = entries.get(layer.name)
-            name = "direct"
-        else:
-            tensor = measured.feedback.get(layer.module)
-            name = "backward"
-        if tensor is not None:
-            dims = tuple(f"feedback_{number}_{axis}" for axis in range(tensor.dim()))
-            yield f"feedback_{name}_{number}", (dims, _array(tensor))
+        name, held = _held(snapshot, layer, measured)
+        if held is None:
+            continue
+        parts = {"": as_tensor(held)} if isinstance(held, Seeded) else tensors_of(held)
+        for part, tensor in parts.items():
+            title = f"{name}_{part}" if part else name
+            label = f"{part}_{number}" if part else f"{number}"
+            dims = tuple(f"feedback_{label}_{axis}" for axis in range(tensor.dim()))
+            yield f"feedback_{title}_{number}", (dims, _array(tensor))
+
+
+def _held(snapshot: Snapshot, layer: Layer, measured: MeasuredRule) -> tuple[str, Feedback | None]:
+    """Return what kind of feedback a rule has at a layer, and its matrix."""
+    if not isinstance(measured.rule, DirectRule):
+        return "backward", measured.feedback.get(layer.module)
+    held = at_entries(snapshot, measured.feedback).get(layer.name)
+    return "direct", held.matrix if isinstance(held, Positional) else held
 
 
 def _array(tensor: Tensor | None) -> np.ndarray:

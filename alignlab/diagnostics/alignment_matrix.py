@@ -13,6 +13,7 @@ from torch import Tensor
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._chance import adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._feedback import Pair, direct_pairs, error_space
+from alignlab.feedback import Feedback
 from alignlab.kernels.alignment_matrix import (
     condition_number,
     cosine_with_identity,
@@ -136,6 +137,8 @@ def _of_rule(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     if not basis.shape[1]:
         return
     observed = _matrices(snapshot, measured.feedback, basis)
+    if not observed:
+        return
     draws: dict[str, list[_Matrix]] = {name: [] for name in observed}
     for redrawn in snapshot.redrawn(measured, min(snapshot.draws, 200)):
         for name, matrix in _matrices(snapshot, redrawn.feedback, basis).items():
@@ -186,7 +189,7 @@ def _numbers(observed: _Matrix, draws: Sequence[_Matrix], *, is_drawn: bool) -> 
 
 
 def _matrices(
-    snapshot: Snapshot, feedback: Mapping[str, Tensor], basis: Tensor
+    snapshot: Snapshot, feedback: Mapping[str, Feedback], basis: Tensor
 ) -> dict[str, _Matrix]:
     weights = snapshot.capture.module_weights()
     result = {}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
-from alignlab.diagnostics._feedback import at_entries
+from alignlab.diagnostics._feedback import MOST_ERRORS, at_entries
 from alignlab.diagnostics._local import by_channel, gains
-from alignlab.engine.direct import project
+from alignlab.feedback import project
 from alignlab.kernels.attainable import Attainable
 from alignlab.kernels.convolution import CONVOLUTIONS, design, has_even_padding
 from alignlab.kernels.cosines import cosine
@@ -37,7 +37,8 @@ class AttainableCosine(SnapshotDiagnostic):
     signal closest to B e? Undefined where a path around the next layer adds to the true
     signal, for grouped or reflected convolutions, and at pre-activations whose local
     backward map mixes entries (normalisation in training mode, overlapping pools) or whose
-    channels and features are so many that a fit for each would take minutes.
+    channels and features are so many that a fit for each would take minutes. Undefined too
+    for more features (outputs of the next layers times taps) than ``MOST_ERRORS``.
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (
@@ -161,4 +162,4 @@ def _features(snapshot: Snapshot, layer: Layer) -> Tensor | None:
     true = snapshot.true.entry[layer.name]
     if not bool((rebuilt - true).norm() <= _SAME * true.norm()):
         return None
-    return torch.cat(parts, 1)
+    return torch.cat(parts, 1) if sum(part.shape[1] for part in parts) <= MOST_ERRORS else None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import at_entries
+from alignlab.feedback import project
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.ranks import (
     energies,
@@ -110,7 +111,7 @@ def _signal_rank(snapshot: Snapshot, measured: MeasuredRule, view: LayerView) ->
     assert entry is not None
     feedback = at_entries(snapshot, measured.feedback).get(view.layer.name)
     if isinstance(measured.rule, DirectRule) and feedback is not None:
-        entry = snapshot.exact_error @ wide(feedback).reshape(feedback.shape[0], -1)
+        entry = project(snapshot.exact_error, feedback, entry.shape)
     return numerical_rank(entry)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
-from alignlab.diagnostics._feedback import at_entries, direct_pairs, path
+from alignlab.diagnostics._feedback import direct_pairs, matrices_at_entries, path
 from alignlab.kernels.cosines import cosine, wide
 from alignlab.kernels.layers import linear_part, operator_energy
 from alignlab.rules._base import DirectRule
@@ -73,10 +73,11 @@ class WeightFeedback(SnapshotDiagnostic):
 def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     """Yield D1 of the layers whose feedback acts: those that pass a signal to a layer below."""
     weights = snapshot.capture.module_weights()
+    backward = measured.backward_weights
     layers = [layer for layer in snapshot.layers if snapshot.capture.layout.passes_signal_on(layer)]
     values, chances = [], []
     for layer in layers:
-        first, second = weights[layer.module], measured.feedback[layer.module]
+        first, second = weights[layer.module], backward[layer.module]
         value = float(cosine(first.flatten(), second.flatten()))
         values.append(value)
         chances.append(entries_chance(value, first, snapshot.chance_kind(measured)))
@@ -124,10 +125,10 @@ def _direct(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
 def _paths(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
     """Return cos(B_l^T, W_L ... W_{l+1}) where no pooling or flattening changes sizes."""
     result = {}
-    entries = at_entries(snapshot, measured.feedback)
+    entries = matrices_at_entries(snapshot, measured.feedback)
     for layer in snapshot.hidden:
-        product = path(snapshot, layer)
         feedback = entries.get(layer.name)
+        product = None if feedback is None else path(snapshot, layer)
         if product is not None and feedback is not None:
             first, second = product.flatten(), feedback.to(product.device).reshape(-1)
             result[layer.name] = float(cosine(first, second))
@@ -137,6 +138,8 @@ def _paths(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
 def _with_null(
     name: str, snapshot: Snapshot, measured: MeasuredRule, observed: Mapping[str, float]
 ) -> Iterator[Reading]:
+    if not observed:
+        return
     function = _direct if name == "cosine_weight_feedback" else _paths
     draws: dict[str, list[float]] = {layer: [] for layer in observed}
     for redrawn in snapshot.redrawn(measured, min(snapshot.draws, 200)):

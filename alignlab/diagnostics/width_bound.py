@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import at_entries
+from alignlab.feedback import Feedback, project
 from alignlab.kernels.cosines import wide
 from alignlab.rules._base import DirectRule
 from alignlab.snapshot import Snapshot
@@ -91,7 +92,7 @@ class WidthBound(SnapshotDiagnostic):
                 yield Reading("width_bound_high", high, measured.label, name)
 
 
-def _bounds(snapshot: Snapshot, feedback: dict[str, Tensor], errors: Tensor) -> dict[str, float]:
+def _bounds(snapshot: Snapshot, feedback: dict[str, Feedback], errors: Tensor) -> dict[str, float]:
     return {
         layer.name: _bound(errors, feedback[layer.name], place[0] if place else None)
         for layer in snapshot.hidden
@@ -100,11 +101,11 @@ def _bounds(snapshot: Snapshot, feedback: dict[str, Tensor], errors: Tensor) -> 
     }
 
 
-def _bound(errors: Tensor, feedback: Tensor, rank: int | None) -> float:
+def _bound(errors: Tensor, feedback: Feedback, rank: int | None) -> float:
     r"""Return :math:`\sqrt{\sum_{j\le r}s_j^2/\sum_j s_j^2}`, s the singular values of E B^T."""
     if rank is None:
         return 1.0
-    matrix = wide(feedback).reshape(feedback.shape[0], -1)
-    half = torch.linalg.qr(errors.to(matrix.device)).R @ matrix
-    energies = torch.linalg.svdvals(half).square()
+    half = torch.linalg.qr(errors).R
+    images = project(half, feedback, (half.shape[0], *feedback.shape[1:]))
+    energies = torch.linalg.svdvals(images.reshape(half.shape[0], -1)).square()
     return float((energies[:rank].sum() / energies.sum()).sqrt().clamp_max(1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,29 +12,23 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
+from alignlab.engine.own_map import MEASURED, needs_check, require_own_map
 from alignlab.errors import MeasurementError
-from alignlab.kernels.layers import linear_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
     from alignlab.engine.swap import WeightSwap
 
-__all__ = ["MEASURED", "Attachment", "Call", "has_own_weight", "measured_modules", "plain_name"]
-
-MEASURED = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-"""Modules that are layers: their calls are measured."""
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+__all__ = [
+    "MEASURED",
+    "Attachment",
+    "Call",
+    "has_own_weight",
+    "measured_modules",
+    "own_weights",
+    "plain_name",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,9 @@ class Call:
         module: The module.
         output_edge: Where the gradient of the pre-activation is read.
         output_shape: Shape of the output.
-        input: The input, detached.
+        input: The input, detached; None where passes are streamed.
+        input_shape: Its shape.
+        input_dtype: Its precision.
         input_edge: Where the gradient of the input is read; None where it has none.
         weight_seen: Whether autograd saved the weight through the exchange.
         weight: The weight that acted, without a graph; of a parametrised module, what its
@@ -61,7 +58,9 @@ class Call:
     module: nn.Module
     output_edge: GradientEdge
     output_shape: tuple[int, ...]
-    input: Tensor
+    input: Tensor | None
+    input_shape: tuple[int, ...]
+    input_dtype: torch.dtype
     input_edge: GradientEdge | None
     weight_seen: bool
     weight: Tensor
@@ -112,6 +111,15 @@ def has_own_weight(module: nn.Module) -> bool:
     return isinstance(module.weight, nn.Parameter)
 
 
+def own_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the weights that are parameters, detached, by name of the module."""
+    return {
+        name: module.get_parameter("weight").detach()
+        for name, module in modules.items()
+        if has_own_weight(module)
+    }
+
+
 def _require_values(name: str, parameter: Tensor) -> None:
     if isinstance(parameter, UninitializedParameter):
         owner = name.rpartition(".")[0]
@@ -138,28 +146,48 @@ class _Open(NamedTuple):
 
 
 class Attachment:
-    """Hooks on every measured module for the length of one forward pass."""
+    """Hooks on every measured module for the length of one forward pass.
 
-    def __init__(self, model: nn.Module, swap: WeightSwap) -> None:
-        """Prepare; hooks are placed on entering the context."""
+    Attributes:
+        calls: Calls in order.
+        without_gradient: Modules that were called where no gradient flows.
+        recomputed: Whether a backward pass ran a module again, as checkpointing does.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        swap: WeightSwap | None,
+        *,
+        on_call: Callable[[Call, Tensor], None] | None = None,
+    ) -> None:
+        """Prepare; hooks are placed on entering the context.
+
+        Args:
+            modules: Measured modules by name.
+            swap: What the weights are saved through, if anything.
+            on_call: Told of every call with its input as it ends; calls then keep no
+                inputs, so that memory is freed as it would be.
+        """
         self.calls: list[Call] = []
         self.without_gradient: list[str] = []
-        self._modules = measured_modules(model)
+        self.recomputed = False
+        self._modules = modules
+        self._on_call = on_call
         self._swap = swap
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._open: list[_Open] = []
         self._count: dict[str, int] = {}
         self._computed: dict[str, Tensor] = {}
-        self._checked: dict[str, Callable[[str, Any, Tensor, Tensor, Any], None]] = {}
+        self._checked: set[str] = set()
 
     def __enter__(self) -> Attachment:
         """Place the hooks."""
         for name, module in self._modules.items():
-            if isinstance(module, _TRANSPOSED):
-                self._checked[name] = _require_own_size
-            elif _base(module) not in MEASURED or "forward" in vars(module):
-                self._checked[name] = _require_own_map
-            self._handles.append(module.register_forward_pre_hook(self._before(name)))
+            if needs_check(module):
+                self._checked.add(name)
+            if self._swap is not None or not has_own_weight(module):
+                self._handles.append(module.register_forward_pre_hook(self._before(name)))
             self._handles.append(module.register_forward_hook(self._after(name)))
             if is_parametrized(module, "weight"):
                 source = module.get_submodule("parametrizations.weight")
@@ -181,15 +209,12 @@ class Attachment:
 
     def _before(self, name: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if _is_recomputation() or not torch.is_grad_enabled():
+            if not self._is_live():
                 return
-            if not arguments or not isinstance(arguments[0], Tensor):
-                msg = f"The module {name!r} was called without a tensor as its first argument."
-                raise MeasurementError(msg)
-            x = arguments[0]
-            edge = get_gradient_edge(x) if x.requires_grad else None
-            self._open.append(_Open(name, x.detach(), edge, self._swap.packed[name]))
-            self._swap.caller = name
+            packed = 0
+            if self._swap is not None:
+                packed, self._swap.caller = self._swap.packed[name], name
+            self._open.append(_opened(name, arguments, packed))
             if "weight" in vars(module):
                 self._note(name, module.weight)  # set by a hook, as old weight normalisation does
 
@@ -197,7 +222,7 @@ class Attachment:
 
     def _yielded(self, name: str) -> Any:
         def hook(_module: nn.Module, _arguments: tuple[Any, ...], weight: Any) -> None:
-            if not _is_recomputation() and torch.is_grad_enabled():
+            if self._is_live():
                 self._note(name, weight)
 
         return hook
@@ -205,21 +230,21 @@ class Attachment:
     def _note(self, name: str, weight: Any) -> None:
         assert isinstance(weight, Tensor)
         self._computed[name] = weight
-        self._swap.watch(name, weight.detach())
+        if self._swap is not None:
+            self._swap.watch(name, weight.detach())
 
     def _after(self, name: str) -> Any:
-        def hook(module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> Any:
-            if _is_recomputation() or not torch.is_grad_enabled():
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+            if not self._is_live():
                 return None
-            opened = self._open.pop()
-            self._swap.caller = self._open[-1].name if self._open else ""
-            weight = self._computed.get(name)
-            if weight is None:
-                weight = module._parameters.get("weight")
-            if weight is None:
-                weight = _cached(module)
+            # Without an exchange nothing of the time before the call is of interest.
+            is_open = bool(self._open) and self._open[-1].name == name
+            opened = self._open.pop() if is_open else _opened(name, arguments, 0)
+            if self._swap is not None:
+                self._swap.caller = self._open[-1].name if self._open else ""
+            weight = self._weight(name, module)
             if name in self._checked:
-                self._checked[name](name, module, opened.input, weight, output)
+                require_own_map(name, module, opened.input, weight, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
@@ -227,84 +252,53 @@ class Attachment:
             out = output if fixed is None else fixed
             count = self._count[name] = self._count.get(name, 0) + 1
             computed = weight.grad_fn is not None
-            seen = opened.edge is None or self._swap.packed[name] > opened.packed
-            self.calls.append(
-                Call(
-                    name=name if count == 1 else f"{name}@{count}",
-                    module_name=name,
-                    module=module,
-                    output_edge=get_gradient_edge(out),
-                    output_shape=tuple(out.shape),
-                    input=opened.input,
-                    input_edge=opened.edge,
-                    weight_seen=seen,
-                    weight=weight.detach() if computed else weight,
-                    weight_edge=get_gradient_edge(weight) if computed else None,
-                    output_type=out.dtype,
-                )
+            saved = None if self._swap is None else self._swap.packed[name] > opened.packed
+            call = Call(
+                name=name if count == 1 else f"{name}@{count}",
+                module_name=name,
+                module=module,
+                output_edge=get_gradient_edge(out),
+                output_shape=tuple(out.shape),
+                input=opened.input if self._on_call is None else None,
+                input_shape=tuple(opened.input.shape),
+                input_dtype=opened.input.dtype,
+                input_edge=opened.edge,
+                weight_seen=opened.edge is None or bool(saved),
+                weight=weight.detach() if computed else weight,
+                weight_edge=get_gradient_edge(weight) if computed else None,
+                output_type=out.dtype,
             )
+            self.calls.append(call)
+            if self._on_call is not None:
+                self._on_call(call, opened.input)
             return fixed
 
         return hook
 
+    def _is_live(self) -> bool:
+        """Whether a call is one of the forward pass, with gradients."""
+        if torch._C._current_graph_task_id() != -1:
+            # A backward pass is running: activation checkpointing recomputes in it.
+            self.recomputed = True
+            return False
+        return torch.is_grad_enabled()
 
-def _cached(module: nn.Module) -> Tensor:
-    """Return the weight of a parametrisation that is cached, so that it yields nothing anew."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    def _weight(self, name: str, module: nn.Module) -> Tensor:
+        """Return the weight that acted in the call that ends."""
+        weight = self._computed.get(name)
+        if weight is None:
+            weight = module._parameters.get("weight")
+        if weight is None:
+            # A cached parametrisation yields nothing anew.
+            weight = module.weight  # type: ignore[assignment]
+        assert isinstance(weight, Tensor)
+        return weight
 
 
-def _require_own_map(name: str, module: Any, x: Tensor, weight: Tensor, output: Any) -> None:
-    """Refuse a subclass that does something else with its weight than its base class does."""
-    with torch.no_grad():
-        expected = linear_part(module, x, weight)
-        if isinstance(module.bias, Tensor):
-            axes = (1,) * (weight.dim() - 2)
-            expected = expected + module.bias.reshape(-1, *axes)
-    same = isinstance(output, Tensor) and output.shape == expected.shape
-    if not same or not torch.allclose(output, expected, rtol=1e-4, atol=1e-5):
-        msg = (
-            f"The module {name!r} ({type(module).__name__}) does not apply its weight as "
-            "its base class does, so its backward weight is not known; give an equal model of "
-            "plain modules (--plain-model SPEC)."
-        )
+def _opened(name: str, arguments: tuple[Any, ...], packed: int) -> _Open:
+    """Return what is known of a call before it runs."""
+    if not arguments or not isinstance(arguments[0], Tensor):
+        msg = f"The module {name!r} was called without a tensor as its first argument."
         raise MeasurementError(msg)
-
-
-def _base(module: nn.Module) -> type:
-    """Return the class whose forward pass a module has."""
-    kind = type(module)
-    if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
-        return nn.Linear
-    # A parametrised module has a class of its own, which adds the property alone.
-    return kind.__base__ or kind if is_parametrized(module) else kind
-
-
-def _require_own_size(name: str, module: Any, x: Tensor, weight: Tensor, output: Any) -> None:
-    """Refuse an output size that was asked for in the call and is not the module's own."""
-    if _base(module) not in MEASURED or "forward" in vars(module):
-        _require_own_map(name, module, x, weight, output)
-    own = tuple(
-        (n - 1) * s - 2 * p + d * (k - 1) + o + 1
-        for n, s, p, d, k, o in zip(
-            x.shape[-len(module.kernel_size) :],
-            module.stride,
-            module.padding,
-            module.dilation,
-            module.kernel_size,
-            module.output_padding,
-            strict=True,
-        )
-    )
-    if tuple(output.shape[-len(own) :]) != own:
-        msg = (
-            f"The module {name!r} was called with an output_size that its output_padding does "
-            "not give; set output_padding when it is built."
-        )
-        raise MeasurementError(msg)
-
-
-def _is_recomputation() -> bool:
-    """Whether a backward pass is running: activation checkpointing recomputes in it."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    x = arguments[0]
+    return _Open(name, x.detach(), get_gradient_edge(x) if x.requires_grad else None, packed)

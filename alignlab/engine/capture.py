@@ -9,18 +9,18 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, has_own_weight, measured_modules, plain_name
+from alignlab.engine.attach import Attachment, measured_modules, own_weights
 from alignlab.engine.direct import inject
-from alignlab.engine.exchange import Exchange
-from alignlab.engine.forward import plainly, require_loss
+from alignlab.engine.exchange import Exchange, weight_swap
+from alignlab.engine.forward import is_compiled, plainly, require_loss
 from alignlab.engine.graph import cut, refuse_custom_backwards
 from alignlab.engine.layout import Layout
 from alignlab.engine.local import to_entry, to_preactivation
 from alignlab.engine.parameters import parameter_gradients
 from alignlab.engine.products import refuse_weights_above
 from alignlab.engine.state import State
-from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
+from alignlab.feedback import Feedback
 from alignlab.sites import Layer
 
 __all__ = ["BackwardPass", "Capture", "Loss"]
@@ -84,17 +84,14 @@ class Capture:
         self.model: Final = model
         self._loss_function = loss_function
         self._x, self._y = x, y
-        self._weights = {
-            name: m.get_parameter("weight").detach()
-            for name, m in measured_modules(model).items()
-            if has_own_weight(m)
-        }
-        others = {plain_name(n): p for n, p in model.named_parameters() if p.dim() > 1}
-        self._swap = WeightSwap(self._weights, others=others, volatile=model.buffers())
+        modules = measured_modules(model)
+        self._weights = own_weights(modules)
+        self._swap = weight_swap(model, modules)
+        self._is_compiled = is_compiled(model)
         self.state: Final = State.of(model)
-        attachment = Attachment(model, self._swap)
+        attachment = Attachment(modules, self._swap)
         try:
-            with torch.enable_grad(), plainly(model):
+            with torch.enable_grad(), plainly(compiled=self._is_compiled):
                 with attachment, self._swap.recording():
                     self.output = model(x)
                 # A penalty on weights in the loss keeps the weights themselves.
@@ -105,11 +102,11 @@ class Capture:
         self.without_gradient = tuple(attachment.without_gradient)
         require_loss(self.loss)
         refuse_custom_backwards(self.loss.grad_fn)
-        self.layout = Layout(attachment.calls, self.loss)
+        self.layout = Layout(attachment.calls, self.loss.grad_fn)
         self.layers = self.layout.layers
         refuse_weights_above(self.loss.grad_fn, self.layout.calls, model)
         self._weights |= {call.module_name: call.weight.detach() for call in self.layout.calls}
-        self._exchange = Exchange(self._swap, self.layout.calls, self.loss, model)
+        self._exchange = Exchange(self._swap, self.layout.calls, self.loss.grad_fn, model)
 
     @property
     def n_samples(self) -> int:
@@ -144,7 +141,9 @@ class Capture:
 
     def input_of(self, layer: Layer) -> Tensor:
         """Return the layer's input, detached, shape ``(n_samples, ...)``."""
-        return self.layout.call(layer).input
+        x = self.layout.call(layer).input
+        assert x is not None
+        return x
 
     def module_of(self, layer: Layer) -> nn.Module:
         """Return the module that the layer calls."""
@@ -217,7 +216,7 @@ class Capture:
 
     def direct(
         self,
-        feedback: Mapping[str, Tensor],
+        feedback: Mapping[str, Feedback],
         *,
         error: Tensor,
         granularity: str = "micro",
@@ -226,7 +225,7 @@ class Capture:
         """Inject the error at every entry and carry it to the pre-activations.
 
         Args:
-            feedback: By injection layer, shape ``(n_errors, *entry_shape)``.
+            feedback: By injection layer, shape ``(n_errors, *entry_shape)``, in any form.
             error: dL/da at the output, ``n_errors`` entries a sample, ``(n_samples, ...)``;
                 of several output layers ``layout.joined``.
             granularity: ``micro`` or ``macro``.
@@ -315,7 +314,7 @@ class Capture:
         x, y = (_cast(b, precision) if isinstance(b, Tensor) else b for b in (self._x, self._y))
         self.state.restore_random()
         try:
-            with torch.no_grad(), plainly(self.model):
+            with torch.no_grad(), plainly(compiled=self._is_compiled):
                 output = torch.func.functional_call(self.model, cast, (x,))
                 return self._loss_function(output, y).detach()
         finally:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from alignlab.engine.graph import Segment, cut, leaves_between
 from alignlab.engine.layout import Layout
-from alignlab.errors import MeasurementError
+from alignlab.feedback import Feedback, Projector
 
-__all__ = ["Injected", "inject", "project"]
+__all__ = ["Injected", "inject"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Injected:
 
 def inject(
     layout: Layout,
-    feedback: Mapping[str, Tensor],
+    feedback: Mapping[str, Feedback],
     *,
     error: Tensor,
     granularity: str,
@@ -45,7 +43,7 @@ def inject(
 
     Args:
         layout: Layers and entries of a captured forward pass.
-        feedback: By injection layer, shape ``(n_errors, *entry_shape)``.
+        feedback: By injection layer, shape ``(n_errors, *entry_shape)``, in any form.
         error: dL/da at the output layers, ``n_errors`` entries a sample, ``(n_samples, ...)``.
         granularity: ``micro`` or ``macro``.
         leaves: Whether parameters between entry and pre-activation are wanted too.
@@ -53,28 +51,26 @@ def inject(
     """
     result = Injected()
     result.preactivation.update(layout.parted(error))
+    # Products in less than float32 would lose what the statistics are to show.
+    projector = Projector(error if error.dtype.itemsize >= 4 else error.float())
     for group in layout.groups(granularity):
-        if only is not None and layout.layers[group.members[-1]].name not in only:
+        owner = layout.layers[group.members[-1]]
+        if only is not None and owner.name not in only:
             continue
-        _inject_at(layout, group, feedback, error=error, leaves=leaves, into=result)
+        signal = projector(feedback[owner.name], layout.entry_shape(group))
+        _inject_at(layout, group, layout.at_entry(group, signal), leaves=leaves, into=result)
     return result
 
 
 def _inject_at(
     layout: Layout,
     group: Segment,
-    feedback: Mapping[str, Tensor],
+    signal: Tensor,
     *,
-    error: Tensor,
     leaves: bool,
     into: Injected,
 ) -> None:
     edge = layout.entry_edge(group)
-    owner = layout.layers[group.members[-1]]
-    # Products in less than float32 would lose what the statistics are to show.
-    exact = error if error.dtype.itemsize >= 4 else error.float()
-    signal = project(exact, feedback[owner.name], layout.entry_shape(group))
-    signal = layout.at_entry(group, signal)
     edges = [layout.calls[k].output_edge for k in group.members]
     inner = [s for s in layout.segments if s.consumer in group.members]
     inner = [s for s in inner if set(s.members) <= set(group.members)]
@@ -106,30 +102,3 @@ def _own_leaves(layout: Layout, group: Segment, inner: Sequence[Segment]) -> lis
             if leaf.requires_grad:
                 found[id(leaf)] = leaf
     return list(found.values())
-
-
-def project(error: Tensor, feedback: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return B e in the shape of the entry.
-
-    The whole error of a sample reaches the whole entry.
-
-    Args:
-        error: Shape ``(n_samples, ...)``, ``n_errors`` entries a sample.
-        feedback: Shape ``(n_errors, *entry_shape)``.
-        shape: Shape of the entry with its samples.
-
-    Raises:
-        MeasurementError: The shapes do not fit.
-    """
-    target = tuple(shape)
-    rows = error.reshape(error.shape[0], -1)
-    matrix: Any = feedback.to(error).reshape(feedback.shape[0], -1)
-    fits = rows.shape == (target[0], matrix.shape[0]) and matrix.shape[1] == prod(target[1:])
-    if not fits:
-        msg = (
-            f"The feedback {tuple(feedback.shape)} does not fit an error of shape "
-            f"{tuple(error.shape)} and an entry of shape {target}."
-        )
-        raise MeasurementError(msg)
-    result: Tensor = (rows @ matrix).reshape(target)
-    return result

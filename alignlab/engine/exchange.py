@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Call, plain_name
+from alignlab.engine.attach import Call, own_weights, plain_name
 from alignlab.engine.products import (
     Use,
     frozen_uses,
@@ -20,7 +20,7 @@ from alignlab.engine.products import (
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "weight_swap"]
 
 
 @final
@@ -31,12 +31,19 @@ class Exchange:
     """
 
     def __init__(
-        self, swap: WeightSwap, calls: Sequence[Call], loss: Tensor, model: nn.Module
+        self, swap: WeightSwap, calls: Sequence[Call], start: Any, model: nn.Module
     ) -> None:
-        """Keep what was captured; the swap must have recorded the forward pass."""
+        """Keep what was captured.
+
+        Args:
+            swap: Has recorded the forward pass.
+            calls: Measured calls.
+            start: Autograd node of the loss, or of the output layer's pre-activation.
+            model: The model.
+        """
         self._swap: Final = swap
         self._calls: Final = calls
-        self._start: Final[Any] = loss.grad_fn
+        self._start: Final = start
         self._model: Final = model
         self._is_ready = False
 
@@ -54,6 +61,11 @@ class Exchange:
         """Parameters that act as weights outside of measured modules, detached, by name."""
         named = {plain_name(name): p for name, p in self._model.named_parameters()}
         return {use.owner: named[use.owner].detach() for use in self._others}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """All weights that act in the graph, detached, by name."""
+        return {call.module_name: call.weight for call in self._calls} | self.others
 
     @property
     def needed(self) -> set[str]:
@@ -113,3 +125,14 @@ def _unseen(names: Sequence[str]) -> MeasurementError:
         f"The weight of {', '.join(names)} was not seen in the graph (activation checkpointing); "
         "probe without checkpointing."
     )
+
+
+def weight_swap(model: nn.Module, modules: Mapping[str, nn.Module]) -> WeightSwap:
+    """Return what a model's forward pass saves its weights through.
+
+    Args:
+        model: The model.
+        modules: Its measured modules by name.
+    """
+    others = {plain_name(n): p for n, p in model.named_parameters() if p.dim() > 1}
+    return WeightSwap(own_weights(modules), others=others, volatile=model.buffers())

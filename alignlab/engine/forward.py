@@ -12,20 +12,23 @@ from torch.utils import checkpoint
 
 from alignlab.errors import MeasurementError
 
-__all__ = ["plainly", "require_loss"]
+__all__ = ["is_compiled", "plainly", "require_loss"]
 
 
 @contextmanager
-def plainly(model: nn.Module) -> Iterator[None]:
+def plainly(*, compiled: bool) -> Iterator[None]:
     """Run compiled modules eagerly, and reentrant checkpointing as if it were not there.
 
     Hooks that are placed after compilation are not called. A stretch under reentrant
     checkpointing runs without a graph, and its backward pass can neither be run in parts nor
     twice; run as it stands it computes the same numbers with the same randomness, and costs
     the memory that it would have saved.
+
+    Args:
+        compiled: Whether the model has compiled modules.
     """
     with ExitStack() as stack:
-        if any(_is_compiled(module) for module in model.modules()):
+        if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_without_reentrance())
         yield
@@ -45,8 +48,12 @@ def _run(function: Any, _preserve_randomness: bool, *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether a model has compiled modules."""
+    return any(
+        type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
 
 
 def require_loss(loss: Any) -> None:

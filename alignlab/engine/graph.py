@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Segment",
+    "chain_between",
     "cut",
+    "is_chain",
     "leaves_between",
     "reachable_calls",
     "reaches",
@@ -96,6 +98,34 @@ def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
         for node in walk(start, blocked)
         if node not in blocked and hasattr(node, "variable")
     ]
+
+
+def is_chain(entry: Any, end: Any) -> bool:
+    """Return whether one node after another leads from an entry to a pre-activation.
+
+    Each takes one gradient and hands on one; such nodes can be called one by one.
+
+    Args:
+        entry: Gradient edge of the entry.
+        end: Gradient edge of the pre-activation.
+    """
+    node, number = entry.node, entry.output_nr
+    while node is not end.node:
+        following = [edge for edge in node.next_functions if edge[0] is not None]
+        if number != 0 or len(node._input_metadata) != 1 or len(following) != 1:
+            return False
+        node, number = following[0]
+    return bool(number == end.output_nr)
+
+
+def chain_between(entry: Any, end: Any) -> list[Any]:
+    """Return the nodes of a chain, from the entry down to the pre-activation, without its node."""
+    nodes = []
+    node = entry.node
+    while node is not end.node:
+        nodes.append(node)
+        node = next(edge[0] for edge in node.next_functions if edge[0] is not None)
+    return nodes
 
 
 def reaches(start: Any, target: Any, stops: set[Any]) -> bool:

@@ -26,9 +26,14 @@ class Layout:
         layers: The calls as layers, in the same order.
     """
 
-    def __init__(self, calls: Sequence[Call], loss: Tensor) -> None:
-        """Keep the calls on which the loss depends."""
-        self._start: Final = loss.grad_fn
+    def __init__(self, calls: Sequence[Call], start: Any) -> None:
+        """Keep the calls on which the loss depends.
+
+        Args:
+            calls: All calls of a forward pass, in order.
+            start: Autograd node of the loss, or of the output layer's pre-activation.
+        """
+        self._start: Final = start
         self.calls: Final = _in_the_graph(calls, self._start)
         _require_samples(self.calls)
         self.segments: Final = segments(self.calls)
@@ -41,17 +46,9 @@ class Layout:
         return tuple(layer for layer in self.layers if layer.is_output)
 
     @property
-    def output_layer(self) -> Layer:
-        """The only output layer.
-
-        Raises:
-            MeasurementError: There are several.
-        """
-        if len(self.outputs) != 1:
-            names = ", ".join(layer.name for layer in self.outputs)
-            msg = f"The model ends in {len(self.outputs)} layers ({names}), not in one."
-            raise MeasurementError(msg)
-        return self.outputs[0]
+    def only_output(self) -> Layer | None:
+        """The output layer; None where there are several."""
+        return self.outputs[0] if len(self.outputs) == 1 else None
 
     def errors_of(self, layer: Layer) -> slice:
         """Return which entries of a sample's error are those of an output layer."""
@@ -94,11 +91,11 @@ class Layout:
 
     def entry_shape(self, segment: Segment) -> tuple[int, ...]:
         """Return the shape of a segment's entry with its samples."""
-        return tuple(self.calls[segment.consumer].input.shape)
+        return self.calls[segment.consumer].input_shape
 
     def entry_type(self, segment: Segment) -> torch.dtype:
         """Return the floating type of a segment's entry."""
-        return self.calls[segment.consumer].input.dtype
+        return self.calls[segment.consumer].input_dtype
 
     def at_entry(self, segment: Segment, signal: Tensor) -> Tensor:
         """Return a signal in the shape and floating type of a segment's entry."""
@@ -266,7 +263,7 @@ def _described(calls: Sequence[Call], found: Sequence[Segment]) -> tuple[Layer, 
 def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
     bias = getattr(call.module, "bias", None)
     kind = next(c.__name__ for c in type(call.module).__mro__ if c in MEASURED)
-    channel_axis = 1 if kind.startswith("Conv") else -1
+    channel_axis = 1 if _is_convolution(call.module) else -1
     # Of a transposed convolution the first axis of the weight is that of the inputs.
     fan_in = call.weight[0].numel()
     if isinstance(call.module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
@@ -277,9 +274,14 @@ def _layer(call: Call, depth: int, consumer: Call | None) -> Layer:
         kind=kind,
         depth=depth,
         shape=tuple(call.output_shape[1:]),
-        entry_shape=tuple(consumer.input.shape[1:]) if consumer else (),
+        entry_shape=consumer.input_shape[1:] if consumer else (),
         consumer=consumer.name if consumer else "",
         fan_in=fan_in,
         n_parameters=call.weight.numel() + (bias.numel() if bias is not None else 0),
         channels=call.output_shape[channel_axis],
+        entry_channel_axis=0 if consumer and _is_convolution(consumer.module) else -1,
     )
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Linear)

@@ -106,6 +106,10 @@ class WeightSwap:
         Raises:
             MeasurementError: It was saved, but not through the exchange.
         """
+        # Under other hooks, those of checkpointing, looking is already a recomputation.
+        unpack = getattr(getattr(node, f"_raw{attribute}", None), "unpack_hook", None)
+        if unpack is not None and unpack != self._unpack:
+            raise _elsewhere(node)
         self._opened = []
         try:
             value = getattr(node, attribute)
@@ -116,11 +120,7 @@ class WeightSwap:
             return None
         # Recomputation unpacks what it starts from, which is another tensor.
         if len(opened) != 1 or opened[0][1].shape != value.shape:
-            msg = (
-                f"A tensor of {type(node).__name__} was not seen in the graph (activation "
-                "checkpointing); probe without checkpointing."
-            )
-            raise MeasurementError(msg)
+            raise _elsewhere(node)
         return opened[0][0]
 
     def claim(self, use: Use) -> None:
@@ -190,6 +190,13 @@ class _Replaced:
 
     def __exit__(self, *_: object) -> None:
         self._swap._set(None)
+
+
+def _elsewhere(node: Any) -> MeasurementError:
+    return MeasurementError(
+        f"A tensor of {type(node).__name__} was not seen in the graph (activation "
+        "checkpointing); probe without checkpointing."
+    )
 
 
 def _changed(saved: Saved) -> str:

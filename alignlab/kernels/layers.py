@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["linear_part", "operator_energy", "tap_counts", "transposed"]
+__all__ = ["adjoint", "linear_part", "operator_energy", "tap_counts", "transposed"]
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED_CONVOLUTIONS = {
@@ -62,10 +63,28 @@ def transposed(module: nn.Module, signal: Tensor, weight: Tensor, shape: torch.S
     Returns:
         Gradient at the layer's input.
     """
+    return adjoint(module, weight.to(signal), shape)(signal)
+
+
+def adjoint(module: nn.Module, weight: Tensor, shape: torch.Size) -> Callable[[Tensor], Tensor]:
+    """Return the transpose of a layer's linear map as a function, to be applied many times.
+
+    Args:
+        module: Linear or convolution.
+        weight: Shaped like the module's weight; it gives device and type.
+        shape: Shape of the layer's input with ``n_samples``.
+
+    Returns:
+        Takes a gradient at the layer's output, returns that at its input.
+    """
     with torch.enable_grad():
-        x = torch.zeros(shape, dtype=signal.dtype, device=signal.device, requires_grad=True)
-        y = linear_part(module, x, weight.to(signal))
-        return torch.autograd.grad(y, x, signal.reshape(y.shape))[0]
+        x = torch.zeros(shape, dtype=weight.dtype, device=weight.device, requires_grad=True)
+        y = linear_part(module, x, weight.detach())
+
+    def applied(signal: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, signal.reshape(y.shape), retain_graph=True)[0]
+
+    return applied
 
 
 def tap_counts(module: nn.Module, shape: torch.Size) -> Tensor:

@@ -7,14 +7,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
+    from alignlab.rules._signs import SignConcordantRule
     from alignlab.rules.bp import BP
+    from alignlab.rules.brsf import BRSF
     from alignlab.rules.dfa import DFA
     from alignlab.rules.fa import FA
+    from alignlab.rules.frsf import FRSF
     from alignlab.rules.usf import USF
 
-__all__ = ["BP", "DFA", "FA", "USF", "DirectRule", "ReplacedWeightRule", "Rule"]
+__all__ = [
+    "BP",
+    "BRSF",
+    "DFA",
+    "FA",
+    "FRSF",
+    "USF",
+    "DirectRule",
+    "ReplacedWeightRule",
+    "Rule",
+    "SignConcordantRule",
+]
 
-_BASES = {"DirectRule", "ReplacedWeightRule", "Rule"}
+_SHARED = {
+    "DirectRule": "_base",
+    "ReplacedWeightRule": "_base",
+    "Rule": "_base",
+    "SignConcordantRule": "_signs",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -22,5 +41,5 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    module = "_base" if name in _BASES else name.lower()
+    module = _SHARED.get(name, name.lower())
     return getattr(import_module(f"{__name__}.{module}"), name)

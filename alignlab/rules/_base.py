@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from alignlab.feedback import Feedback
     from alignlab.sites import Layer
 
 __all__ = ["DirectRule", "ReplacedWeightRule", "Rule", "check_choice"]
@@ -35,6 +36,18 @@ class Rule(ABC):
         ]
         return f"{self.name}({', '.join(options)})" if options else self.name
 
+    def at_step(self, step: int) -> Rule:
+        """Return the rule as it acts in one pass of a training.
+
+        Args:
+            step: Number of the pass, from 0.
+
+        Returns:
+            The rule itself, but for rules that draw something anew in every pass.
+        """
+        del step
+        return self
+
 
 class DirectRule(Rule):
     """A rule that sends the error at the output directly to the entry of every layer."""
@@ -43,16 +56,28 @@ class DirectRule(Rule):
     granularity: str = "micro"
 
     @abstractmethod
-    def draw(self, layers: Sequence[Layer], n_errors: int, *, seed: int) -> Mapping[str, Tensor]:
+    def draw(
+        self,
+        layers: Sequence[Layer],
+        n_errors: int,
+        *,
+        seed: int,
+        output: Layer | None = None,
+    ) -> Mapping[str, Feedback]:
         """Draw the feedback of every layer that has an entry.
 
         Args:
             layers: Layers at whose entries the error is injected.
             n_errors: Entries of the error per sample (classes).
             seed: Seed of the draw.
+            output: The output layer, for rules that tell the positions of the error from its
+                channels; None for an error without positions.
 
         Returns:
-            Feedback by layer name, each of shape ``(n_errors, *entry_shape)``.
+            Feedback by layer name, each of shape ``(n_errors, *entry_shape)``, in any form.
+
+        Raises:
+            MeasurementError: The rule has no feedback for these shapes.
         """
 
 

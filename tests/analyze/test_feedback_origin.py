@@ -15,7 +15,7 @@ from alignlab import datasets
 from alignlab import recording as store
 from alignlab.diagnosis import CLOSING, answer
 from alignlab.errors import CheckpointError, InputError, MissingError
-from alignlab.rules import BP, DFA, FA
+from alignlab.rules import BP, BRSF, DFA, FA, FRSF
 from alignlab.specs import build_loss, build_model, parse_rule
 from alignlab.training import save_checkpoint, train
 from alignlab_cli.main import alignlab
@@ -118,6 +118,49 @@ def test_the_right_seed_with_other_options_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, DFA(seed=5), feedback=False)
     with pytest.raises(CheckpointError, match="the seed and the rule's options"):
         analyse(path, rules=["dfa(distribution=uniform)"], replay=5)
+
+
+FORMS = [DFA(seed=5, rank=4), DFA(seed=5, storage="seeded"), FRSF(seed=5)]
+each_form = pytest.mark.parametrize("rule", FORMS, ids=lambda rule: rule.label)
+
+
+@each_form
+def test_feedback_of_every_form_is_found_or_replayed_and_is_the_same(
+    tmp_path: Path, rule: Any
+) -> None:
+    names = ["error-signal", "weight-feedback", "width-bound"]
+    found = analyse(written(tmp_path, rule), diagnostics=names).recording
+    assert origins(found)[rule.label] == "checkpoint"
+    path = written(tmp_path, rule, feedback=False)
+    again = analyse(path, diagnostics=names, replay=5).recording
+    assert origins(again)[rule.label] == "replayed"
+    assert same_numbers(found, again)
+    assert np.isfinite(found["cosine_weight_feedback"].sel(rule=rule.label)).any()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["hash only", "feedback stored"])
+@each_form
+def test_a_wrong_seed_of_any_form_is_refused(tmp_path: Path, rule: Any, kept: bool) -> None:
+    path = written(tmp_path, rule, feedback=kept)
+    with pytest.raises(CheckpointError, match=r"Seed 6 does not give the feedback .* \(hash "):
+        analyse(path, rules=[rule.label], replay=6)
+
+
+@pytest.mark.parametrize("rule", [FRSF(seed=5), BRSF(seed=5)], ids=lambda rule: rule.label)
+def test_signs_without_their_magnitudes_are_derived_from_the_weights(
+    tmp_path: Path, rule: Any
+) -> None:
+    path = written(tmp_path, rule, feedback=False)
+    recording = analyse(path, rules=[rule.label], diagnostics=["weight-feedback"]).recording
+    assert origins(recording) == {rule.label: "derived from weights"}
+    # Laws of weights and magnitudes that share no sign would give zero.
+    assert float(recording["cosine_weight_feedback"].max()) > 0.5
+
+
+def test_the_rank_of_the_training_is_not_to_be_contradicted(tmp_path: Path) -> None:
+    path = written(tmp_path, DFA(seed=5, rank=4))
+    with pytest.raises(InputError, match=r"contradicts .* by dfa\(rank=4\) \(rank=4\)"):
+        analyse(path, rules=["dfa(rank=3)"])
 
 
 def test_a_replay_is_of_the_training_rule_alone(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_version_is_the_one_of_the_package() -> None:
 
 def test_list_puts_the_name_in_the_first_column() -> None:
     rows = dict(line.split(maxsplit=1) for line in run("list", "rules").stdout.splitlines())
-    assert {"bp", "dfa", "fa", "usf"} <= set(rows)
+    assert {"bp", "brsf", "dfa", "fa", "frsf", "usf"} <= set(rows)
     assert rows["dfa"] == "Direct feedback alignment."
     assert json.loads(run("list", "rules", "--json").stdout) == rows
 

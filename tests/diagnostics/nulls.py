@@ -186,7 +186,7 @@ def fresh_alignments(
 def _alignments(
     capture: Capture, layer: Layer, true: BackwardPass, feedback: Tensor
 ) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    error = true.preactivation[capture.layout.output_layer.name]
+    error = true.preactivation[capture.layout.outputs[0].name]
     entry = (error @ feedback).reshape(len(feedback), len(error), *layer.entry_shape)
     segment, call = capture.layout.segment_of(layer), capture.layout.call(layer)
     (inside,) = _many(capture.layout.entry_edge(segment), [call.output_edge], entry)

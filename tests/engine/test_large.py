@@ -181,7 +181,7 @@ def test_direct_feedback_of_a_large_network_is_injected_exactly(
 ) -> None:
     model, x, y = make()
     capture = Capture(model, functional.cross_entropy, x, y)
-    error = capture.reference().preactivation[capture.layout.output_layer.name]
+    error = capture.reference().preactivation[capture.layout.outputs[0].name]
     layers = {layer.name: layer for layer in capture.layers}
     # Dense feedback from 1000 classes to the stem's 64 maps of 112 x 112 would take 3.2 GB.
     first = 1 if sites is RESNET_SITES else 0

@@ -147,11 +147,23 @@ def test_frsf_is_measured_against_what_its_backward_pass_uses(tmp_path: Path) ->
 
 def test_a_rule_that_the_file_shows_but_nobody_measures_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save(biotorch_mlp("frsf").state_dict(), path)
-    with pytest.raises(MissingError, match=r"trained by frsf, .*bp, dfa, fa, usf.* --rule"):
+    weights = {k: v for k, v in biotorch_mlp("fa").state_dict().items() if "backward" not in k}
+    torch.save({"model": weights, "alignlab": {"rule_spec": "kp"}}, path)
+    with pytest.raises(MissingError, match=r"trained by kp, .*bp, brsf, dfa, fa, .*usf.* --rule"):
         analyse(path, "mlp")
     found = analyse(path, "mlp", rules=["usf"], diagnostics=["error-signal"]).recording
     assert str(found["feedback_origin"].item()) == "derived from weights"
+
+
+def test_magnitudes_that_a_file_holds_are_measured(tmp_path: Path) -> None:
+    path, rule = tmp_path / "model.pt", "frsf"
+    torch.save(biotorch_mlp(rule).state_dict(), path)
+    found = analyse(path, "mlp", diagnostics=["weight-feedback"]).recording
+    assert found["feedback_origin"].sel(rule=rule).item() == "checkpoint"
+    cosine = float(of_rule(found, rule)["cosine_weight_feedback"].sel(layer="3"))
+    assert math.degrees(math.acos(cosine)) == pytest.approx(
+        recorded_angle(path, rule, "3"), abs=1e-3
+    )
 
 
 def test_usf_after_a_large_step_is_measured_with_the_present_signs(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ HIGHER = (
 )
 LOWER = (
     *("alignment_matrix_condition", "reference_check_error", "reference_float64_change"),
+    "largest_singular_value_operator_residual",
     *("true_signal_outside_top", "unexplained_weight_gradient", "loss"),
 )
 
@@ -117,6 +118,9 @@ def _plain() -> Iterator[Variable]:
         "feedback_sensitivity": (RL, POSITIVE),
         "reference_check_error": ((), POSITIVE),
         "residual_growth": (L, POSITIVE),
+        "participation_ratio_operator_circular": (L, POSITIVE),
+        "largest_singular_value_operator": (L, POSITIVE),
+        "largest_singular_value_operator_residual": (L, POSITIVE),
         "loss_change_first_order": (("rule",), (None, None)),
         "loss_change_actual": (("rule",), (None, None)),
         "loss_change_ratio": (("rule",), (None, None)),

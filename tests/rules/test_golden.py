@@ -11,9 +11,15 @@ from torch import nn
 from torch.nn import functional
 
 from alignlab.probe import Probe
-from alignlab.rules import BP, USF
+from alignlab.rules import BP, BRSF, FRSF, USF
 
 GAUSSIAN, UNIFORM = sqrt(2.0 / pi), sqrt(3.0) / 2.0
+
+SHARES = {"gaussian": GAUSSIAN, "uniform": UNIFORM}
+INITS = {
+    "gaussian": lambda p, s: nn.init.normal_(p, std=s),
+    "uniform": lambda p, s: nn.init.uniform_(p, -s, s),
+}
 
 
 def recording(init: Any, *rules: Any, depth: int = 4) -> Any:
@@ -47,6 +53,42 @@ def test_signs_of_the_weights_give_the_golden_value_to_the_power_of_the_hops(
         for site in ("entry", "preactivation"):
             values = found[name].sel(rule="usf", site=site).values
             assert values[:4].tolist() == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+@pytest.mark.parametrize("init", ["gaussian", "uniform"])
+def test_signs_with_random_magnitudes_give_the_golden_value_to_the_power_of_the_hops(
+    init: str, distribution: str
+) -> None:
+    weights, drawn = SHARES[init], SHARES[{"normal": "gaussian"}.get(distribution, distribution)]
+    rules = [kind(distribution=distribution, seed=3) for kind in (BRSF, FRSF)]
+    found = recording(INITS[init], *rules)
+    expected = [(weights * drawn) ** hops for hops in (4, 3, 2, 1)]
+    for rule in rules:
+        for site in ("entry", "preactivation"):
+            values = found["cosine_error_signal"].sel(rule=rule.label, site=site).values
+            # Four standard errors: 1/sqrt(320) a sample, over 40 samples.
+            assert values[:4].tolist() == pytest.approx(expected, abs=0.035)
+    assert set(found["cosine_error_signal_null_kind"].isel(layer=0).values.flat) == {"rule_draw"}
+    assert not set(found["cosine_error_signal_status"].isel(layer=3).values.flat) & {"at chance"}
+
+
+@pytest.mark.parametrize("kind", [BRSF, FRSF])
+@pytest.mark.parametrize(("distribution", "golden"), [("normal", 2.0 / pi), ("uniform", 0.75)])
+def test_the_cosine_of_signs_with_random_magnitudes_and_weights_of_one_law(
+    kind: Any, distribution: str, golden: float
+) -> None:
+    torch.manual_seed(0)
+    weight = torch.empty(900, 900)
+    INITS[{"normal": "gaussian"}.get(distribution, distribution)](weight, 0.1)
+    backward = kind(distribution=distribution).backward_weights({"a": weight}, seed=1)["a"]
+    found = torch.cosine_similarity(weight.flatten().double(), backward.flatten().double(), dim=0)
+    assert found.item() == pytest.approx(golden, abs=4 / 900)
+
+
+def test_the_golden_values_of_random_magnitudes_are_those_of_the_literature() -> None:
+    assert pytest.approx(2.0 / pi, abs=1e-12) == GAUSSIAN**2
+    assert pytest.approx(0.75, abs=1e-12) == UNIFORM**2
 
 
 def test_the_golden_values_are_those_of_the_literature() -> None:

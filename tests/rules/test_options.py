@@ -16,7 +16,7 @@ from torch import Tensor
 from alignlab.errors import InputError
 from alignlab.feedback import DISTRIBUTIONS
 from alignlab.plugins import load, names
-from alignlab.rules import BP, DFA, FA, USF, Rule
+from alignlab.rules import BP, BRSF, DFA, FA, FRSF, USF, Rule
 from alignlab.sites import Layer
 
 SHAPE = (8, 5, 5)
@@ -42,9 +42,10 @@ def weights() -> dict[str, Tensor]:
     return {"conv": 0.3 * torch.randn(40, 20, 3, 3), "fc": 2.0 * torch.randn(60, 300)}
 
 
-def test_four_rules_are_listed_by_their_files() -> None:
-    assert names("alignlab.rules") == ["bp", "dfa", "fa", "usf"]
-    for name, kind in zip(names("alignlab.rules"), (BP, DFA, FA, USF), strict=True):
+def test_rules_are_listed_by_their_files() -> None:
+    kinds = (BP, BRSF, DFA, FA, FRSF, USF)
+    assert names("alignlab.rules") == ["bp", "brsf", "dfa", "fa", "frsf", "usf"]
+    for name, kind in zip(names("alignlab.rules"), kinds, strict=True):
         assert load("alignlab.rules", name) is kind
         assert kind().label == kind.name == name
 
@@ -129,10 +130,57 @@ def test_sign_feedback_has_the_signs_and_the_norms_of_the_weights() -> None:
         assert torch.equal(ones, forward[name].sign())
 
 
+@pytest.mark.parametrize("kind", [BRSF, FRSF])
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_random_magnitudes_carry_the_signs_of_the_weights(kind: Any, distribution: str) -> None:
+    forward = weights()
+    rule = kind(distribution=distribution, normalisation="fan-in", scale=2.0)
+    found = rule.backward_weights(forward, seed=1)
+    for name, weight in forward.items():
+        assert torch.equal(found[name].sign(), weight.sign())
+        size = float(found[name].square().mean()) * weight[0].numel()
+        assert size == pytest.approx(4.0, rel=0.1)
+        fourth = float(found[name].pow(4).mean() / found[name].square().mean() ** 2)
+        assert fourth == pytest.approx({"normal": 3.0, "uniform": 1.8}[distribution], rel=0.1)
+        plain = replace(rule, normalisation="none").backward_weights(forward, seed=1)[name]
+        torch.testing.assert_close(plain, found[name] * weight[0].numel() ** 0.5)
+    like = BRSF(distribution=distribution).backward_weights(forward, seed=1)
+    for name, weight in forward.items():
+        assert float(like[name].norm()) == pytest.approx(float(weight.norm()), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", [BRSF, FRSF])
+def test_magnitudes_stay_when_signs_turn_and_chance_turns_signs(kind: Any) -> None:
+    forward = weights()
+    turned = {name: -3.0 * weight for name, weight in forward.items()}
+    rule = kind(normalisation="fan-in")
+    one, other = (rule.backward_weights(w, seed=1) for w in (forward, turned))
+    chance = rule.by_chance(forward, seed=1)
+    for name, weight in forward.items():
+        assert torch.equal(one[name], -other[name])
+        assert torch.equal(chance[name].abs(), one[name].abs())
+        agree = float((chance[name].sign() == weight.sign()).double().mean())
+        assert agree == pytest.approx(0.5, abs=0.03)
+        assert not torch.equal(one[name], rule.backward_weights(forward, seed=2)[name])
+
+
+def test_brsf_has_magnitudes_of_its_own_in_every_step_and_frsf_has_not() -> None:
+    forward = weights()
+    passes = [BRSF().at_step(k).backward_weights(forward, seed=1)["fc"] for k in (0, 1, 1)]
+    assert not torch.equal(passes[0], passes[1])
+    assert torch.equal(passes[1], passes[2])
+    assert torch.equal(passes[1], BRSF(step=1).backward_weights(forward, seed=1)["fc"])
+    assert FRSF().at_step(5) == FRSF()
+
+
 @pytest.mark.parametrize(
     ("rule", "label"),
     [
         (DFA(), "dfa"),
+        (DFA(rank=32), "dfa(rank=32)"),
+        (DFA(storage="seeded", structure="position"), "dfa(structure=position, storage=seeded)"),
+        (BRSF(seed=4, step=2), "brsf(step=2)"),
+        (FRSF(seed=4), "frsf"),
         (DFA(seed=7), "dfa"),
         (DFA(distribution="uniform", scale=0.1), "dfa(distribution=uniform, scale=0.1)"),
         (FA(normalisation="weight", seed=3), "fa(normalisation=weight)"),
@@ -149,10 +197,13 @@ def test_a_rule_is_labelled_by_the_options_that_are_not_the_usual(rule: Rule, la
         (DFA, {"distribution": "cauchy"}, "distribution='cauchy' is not known; choose normal or"),
         (DFA, {"normalisation": "fan-in"}, "choose layer or fan-out or none"),
         (DFA, {"granularity": "mini"}, "choose micro or macro"),
-        (DFA, {"structure": "sparse"}, "choose dense or channel"),
+        (DFA, {"structure": "sparse"}, "choose dense or channel or position"),
         (FA, {"normalisation": "layer"}, "choose fan-in or weight or none"),
         (FA, {"distribution": "laplace"}, "distribution='laplace'"),
         (USF, {"normalisation": "fan-in"}, "choose weight or none"),
+        (BRSF, {"distribution": "sign"}, "choose normal or uniform"),
+        (BRSF, {"step": -1}, "step=-1 is negative"),
+        (FRSF, {"normalisation": "weight"}, "choose fan-in or none"),
     ],
 )
 def test_unknown_options_are_refused_with_those_that_are_known(

@@ -1,19 +1,15 @@
-"""How feedback is drawn, named and proven to be the same."""
+"""Random streams and the distributions that feedback is drawn from."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alignlab.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["DISTRIBUTIONS", "ORIGINS", "digest", "generator", "unit_draw"]
+__all__ = ["DISTRIBUTIONS", "ORIGINS", "generator", "unit_draw"]
 
 DISTRIBUTIONS = ("normal", "uniform", "orthogonal", "sign")
 """Distributions of feedback entries; each has mean 0 and variance 1 before scaling."""
@@ -73,20 +69,3 @@ def unit_draw(shape: tuple[int, ...], distribution: str, *, stream: torch.Genera
         return result
     msg = f"Unknown distribution {distribution!r}; known are {', '.join(DISTRIBUTIONS)}."
     raise InputError(msg)
-
-
-def digest(feedback: Mapping[str, Tensor]) -> str:
-    """Return one hash of all feedback, by which two runs can prove that they shared it.
-
-    Args:
-        feedback: Tensors by layer name.
-
-    Returns:
-        SHA-256 over names, shapes and float32 values, hexadecimal.
-    """
-    sha = hashlib.sha256()
-    for name in sorted(feedback):
-        tensor = feedback[name].detach().to("cpu", torch.float32).contiguous()
-        sha.update(f"{name}{tuple(tensor.shape)}".encode())
-        sha.update(tensor.numpy().tobytes())
-    return sha.hexdigest()

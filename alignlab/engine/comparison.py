@@ -1,0 +1,337 @@
+"""Rows of inner products of true and approximate signals, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, final
+
+import torch
+from torch import Tensor
+
+from alignlab.engine.injection import Injection, contract
+from alignlab.engine.statistics import Flushed, Ring, aligned_rows, norms, products
+from alignlab.feedback import Projector
+
+__all__ = ["ENTRY", "PREACTIVATION", "WEIGHT", "Comparisons", "Levels", "Place"]
+
+TOGETHER_BYTES = 16_000_000
+"""Memory of projected rows that may wait until the end of a pass."""
+
+ENTRY, PREACTIVATION, WEIGHT = "entry", "preactivation", "weight"
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What is measured in one pass, from cheap to expensive.
+
+    Attributes:
+        entry: Signals where they enter, with redraws of direct feedback in the same product.
+        preactivation: Signals after the exact local backward map.
+        weight_gradient: Gradients of the weights.
+        chance: Redraws at the pre-activations and of rules that replace weights.
+    """
+
+    entry: bool = False
+    preactivation: bool = False
+    weight_gradient: bool = False
+    chance: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is measured."""
+        return self.entry or self.local
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What rows are written."""
+        named = {ENTRY: self.entry, PREACTIVATION: self.preactivation, WEIGHT: self.weight_gradient}
+        return tuple(place for place, due in named.items() if due)
+
+    @property
+    def local(self) -> bool:
+        """Whether signals are carried to the pre-activations."""
+        return self.preactivation or self.weight_gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Views of the rows of one kind of site in one slot.
+
+    Attributes:
+        true: Norms of true signals, one tensor ``(n_samples,)`` a site.
+        norm: By rule, norms of approximate signals, ``(n_draws, n_samples)`` a site.
+        product: By rule, inner products of true and approximate signals, likewise.
+        norms: By rule, the norms of all sites, ``(n_sites * n_draws, n_samples)``.
+        products: By rule, the inner products of all sites, likewise.
+    """
+
+    true: tuple[Tensor, ...]
+    norm: tuple[tuple[Tensor, ...], ...]
+    product: tuple[tuple[Tensor, ...], ...]
+    norms: tuple[Tensor, ...]
+    products: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, rows: Tensor, n_sites: int, n_draws: Sequence[int]) -> Place:
+        """Divide rows.
+
+        Args:
+            rows: Shape ``(n_rows, n_samples)``.
+            n_sites: Sites.
+            n_draws: By rule.
+        """
+        sizes = [n_sites, *(n_sites * draws for draws in n_draws for _ in range(2))]
+        true, *blocks = rows.split(sizes)
+        by_site = [
+            block.view(n_sites, draws, rows.shape[-1]).unbind()
+            for block, draws in zip(blocks, (d for d in n_draws for _ in range(2)), strict=True)
+        ]
+        return cls(
+            true=true.unbind(),
+            norm=tuple(by_site[0::2]),
+            product=tuple(by_site[1::2]),
+            norms=tuple(blocks[0::2]),
+            products=tuple(blocks[1::2]),
+        )
+
+
+@final
+class _Together:
+    """Feedback of all entries whose products with the error are taken in one go.
+
+    The rows g B^T of every entry wait until the pass is over: after the large products of a
+    backward pass every small one finds its code and data far away.
+    """
+
+    def __init__(self, injections: Sequence[Injection], error: Tensor) -> None:
+        n_draws = len(injections[0].matrices)
+        self._grams: Final = torch.cat([each.grams for each in injections])
+        self._matrices: Final = [each.matrices.flatten(0, 1) for each in injections]
+        self._back: Final = error.new_empty((len(injections) * n_draws, *error.T.shape))
+        self._of: Final = [b.flatten(0, 1) for b in self._back.chunk(len(injections))]
+        self._forth: Final = torch.empty_like(self._back)
+
+    def add(self, index: int, true: Tensor) -> None:
+        rows = true.reshape(self._back.shape[-1], -1).to(self._back.dtype)
+        torch.mm(self._matrices[index], rows.T, out=self._of[index])
+
+    def write(self, error: Tensor, *, norms: Tensor, products: Tensor) -> None:
+        torch.mm(self._grams, error.T, out=self._forth.view(len(self._grams), -1))
+        contract(self._back, error, out=products)
+        contract(self._forth, error, out=norms)
+        norms.clamp_(min=0.0).sqrt_()
+
+
+@final
+class Comparisons:
+    """Writes the rows of a pass; nothing is read back.
+
+    Attributes:
+        rows: By place, the rows of its sites: first the norms of true signals, then for every
+            rule norms and products of its own signals and of redraws. Rows of weight gradients
+            have one entry, others one a sample.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_entries: int,
+        n_layers: int,
+        n_draws: Sequence[int],
+        injections: Mapping[tuple[int, int], Injection],
+        error: Tensor,
+        sink: Callable[[str, Flushed], None],
+    ) -> None:
+        """Allocate the rows of a plan.
+
+        Args:
+            n_entries: Entries.
+            n_layers: Layers.
+            n_draws: By rule, its own feedback and redraws of it together.
+            injections: By rule and entry.
+            error: dL/da at the output, shape ``(n_samples, n_errors)``.
+            sink: Takes a place and what of it was copied to the host.
+        """
+        sites = {ENTRY: n_entries, PREACTIVATION: n_layers, WEIGHT: n_layers}
+        self.rows: Final = {
+            place: Ring(
+                (1 + 2 * sum(n_draws)) * n_sites,
+                1 if place == WEIGHT else len(error),
+                like=error,
+                sink=partial(sink, place),
+            )
+            for place, n_sites in (
+                (ENTRY, n_entries),
+                (PREACTIVATION, n_layers),
+                (WEIGHT, n_layers),
+            )
+        }
+        self._slots: Final = {
+            place: [Place.of(slot, sites[place], n_draws) for slot in ring.slots]
+            for place, ring in self.rows.items()
+        }
+        self._at: dict[str, Place] = {}
+        self._chance: Final[dict[Place, bool]] = {}
+        self._injections: Final = injections
+        self._together: Final = {
+            rule: _Together([injections[rule, k] for k in range(n_entries)], error)
+            for rule, draws in enumerate(n_draws)
+            if n_entries
+            and all(
+                (rule, k) in injections and injections[rule, k].is_stacked for k in range(n_entries)
+            )
+            and 8 * n_entries * draws * error.numel() <= TOGETHER_BYTES
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the rows."""
+        return self.rows[ENTRY].slots.dtype
+
+    def begin(self, levels: Levels) -> None:
+        """Begin a step.
+
+        Args:
+            levels: What will be measured.
+        """
+        for place in levels.places:
+            ring = self.rows[place]
+            at = self._at[place] = self._slots[place][ring.present]
+            if self._chance.get(at) and not levels.chance:
+                # What this step will not draw again must not be read as drawn.
+                ring.slots[ring.present].fill_(torch.nan)
+            self._chance[at] = levels.chance
+
+    def keep(self, step: int, levels: Levels, error: Projector) -> None:
+        """End a step whose rows are good.
+
+        Args:
+            step: Its number.
+            levels: What was measured.
+            error: dL/da at the output.
+        """
+        if levels.entry:
+            at = self._at[ENTRY]
+            for rule, together in self._together.items():
+                together.write(error.rows, norms=at.norms[rule], products=at.products[rule])
+        for place in levels.places:
+            self.rows[place].keep(step)
+
+    def flush(self) -> None:
+        """Copy all kept rows to the host."""
+        for ring in self.rows.values():
+            ring.flush()
+
+    def injected(self, index: int, rule: int, true: Tensor, error: Projector) -> None:
+        """Compare what a rule injects at an entry, own feedback and redraws, without forming it.
+
+        Args:
+            index: Index of the entry.
+            rule: Index of the rule.
+            true: True signal there.
+            error: dL/da at the output.
+        """
+        together = self._together.get(rule)
+        if together is not None:
+            together.add(index, true)
+            return
+        injection, at = self._injections[rule, index], self._at[ENTRY]
+        injection.products(true, error, out=at.product[rule][index])
+        injection.norms(error, out=at.norm[rule][index])
+
+    def true(self, place: str, index: int, signal: Tensor) -> None:
+        """Write the norms of a true signal.
+
+        Args:
+            place: ``entry`` or ``preactivation``.
+            index: Index of the site.
+            signal: Shape ``(n_samples, ...)``.
+        """
+        rows, _ = aligned_rows(signal, signal)
+        norms(rows, out=self._at[place].true[index])
+
+    def approximate(
+        self,
+        place: str,
+        index: int,
+        rule: int,
+        true: Tensor,
+        signals: Sequence[Tensor],
+        *,
+        first: int = 0,
+    ) -> None:
+        """Write norms of approximate signals and their products with the true one.
+
+        Args:
+            place: ``entry`` or ``preactivation``.
+            index: Index of the site.
+            rule: Index of the rule.
+            true: Shape ``(n_samples, ...)``.
+            signals: Consecutive draws, each of the same shape.
+            first: Number of the first draw; 0 is the rule's own.
+        """
+        norm = self._at[place].norm[rule][index]
+        product = self._at[place].product[rule][index]
+        for draw, signal in enumerate(signals, first):
+            reference, rows = aligned_rows(true, signal)
+            norms(rows, out=norm[draw])
+            products(reference, rows, out=product[draw])
+
+    def gram(
+        self,
+        index: int,
+        x: Tensor,
+        true: Tensor,
+        signals: Mapping[int, Sequence[Tensor]],
+        *,
+        first: int = 0,
+    ) -> None:
+        r"""Compare weight gradients :math:`P^\top X, Q^\top X` by their Gram matrices.
+
+        .. math:: \langle P^\top X, Q^\top X\rangle = \langle P Q^\top, X X^\top\rangle
+
+        The norm of the true gradient is left to ``weights``.
+
+        Args:
+            index: Index of the layer.
+            x: Its input X, one row per sample and position.
+            true: True signal P at its pre-activation, likewise.
+            signals: Approximate signals Q by rule, consecutive draws.
+            first: Number of the first draw.
+        """
+        place = self._at[WEIGHT]
+        x = x.reshape(-1, x.shape[-1]).to(self.dtype)
+        p = true.reshape(len(x), -1).to(x.dtype)
+        own = (x @ x.T).view(-1)
+        for rule, drawn in signals.items():
+            for draw, signal in enumerate(drawn, first):
+                q = signal.reshape(len(x), -1).to(x.dtype)
+                norm, product = place.norm[rule][index], place.product[rule][index]
+                torch.dot(own, (q @ q.T).view(-1), out=norm[draw, 0]).sqrt_()
+                torch.dot(own, (p @ q.T).view(-1), out=product[draw, 0])
+
+    def weights(
+        self,
+        index: int,
+        true: Tensor,
+        gradients: Mapping[int, Sequence[Tensor]],
+        *,
+        first: int = 0,
+    ) -> None:
+        """Compare weight gradients themselves.
+
+        Args:
+            index: Index of the layer.
+            true: True gradient.
+            gradients: Approximate gradients of the same shape by rule, consecutive draws.
+            first: Number of the first draw.
+        """
+        place = self._at[WEIGHT]
+        true = true.unsqueeze(0)
+        norms(aligned_rows(true, true)[0], out=place.true[index])
+        for rule, drawn in gradients.items():
+            self.approximate(
+                WEIGHT, index, rule, true, [g.unsqueeze(0) for g in drawn], first=first
+            )

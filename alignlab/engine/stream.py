@@ -1,0 +1,115 @@
+"""True and approximate signals compared while the user's own backward pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, Final, final
+
+from torch import Tensor, nn
+
+from alignlab.engine.attach import Attachment, Call, measured_modules
+from alignlab.engine.comparison import Levels
+from alignlab.engine.exchange import Exchange, weight_swap
+from alignlab.engine.follow import Followed
+from alignlab.engine.forward import is_compiled, plainly
+from alignlab.engine.graph import refuse_custom_backwards
+from alignlab.engine.layout import Layout
+from alignlab.engine.plan import Direct, Plan, Replaced
+from alignlab.engine.statistics import Flushed
+from alignlab.errors import MeasurementError
+
+__all__ = ["Stream"]
+
+Draw = Callable[[Layout], Sequence[Direct | Replaced]]
+Sink = Callable[[Plan, str, Flushed], None]
+
+
+@final
+class Stream:
+    """Follows forward and backward passes that the user runs, and keeps rows of what it saw.
+
+    Nothing of a pass outlives it but the rows. A pass that cannot be followed truthfully is
+    refused when it is over, so that the user's own backward pass is never broken off.
+    """
+
+    def __init__(self, model: nn.Module, draw: Draw, *, replaces_weights: bool, sink: Sink) -> None:
+        """Prepare; nothing is attached yet.
+
+        Args:
+            model: The model whose calls are followed.
+            draw: Returns the rules with their feedback for a layout; called once for every
+                structure that a pass may have.
+            replaces_weights: Whether a rule among them replaces weights.
+            sink: Takes a plan, a place and those of its rows that were copied to the host.
+
+        Raises:
+            MeasurementError: The model holds nothing that can be measured.
+        """
+        self.model: Final = model
+        self._draw: Final = draw
+        self._sink: Final = sink
+        self._replaces_weights: Final = replaces_weights
+        self._modules: Final = measured_modules(model)
+        self._is_compiled: Final = is_compiled(model)
+        self._plans: Final[dict[Any, Plan]] = {}
+        self._followed: Followed | None = None
+        self._expected: Plan | None = None
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The structures that were met, in order."""
+        return tuple(self._plans.values())
+
+    @contextmanager
+    def observe(self, step: int, levels: Levels) -> Iterator[None]:
+        """Follow the one forward and backward pass that runs inside.
+
+        Args:
+            step: Number under which the rows are kept.
+            levels: What is measured; with nothing to measure nothing is attached.
+
+        Raises:
+            MeasurementError: What ran could not be followed; says why. Its rows are dropped.
+        """
+        if not levels.any:
+            yield
+            return
+        if self._followed is not None:
+            msg = f"Step {step} is observed inside another observed step; end that one first."
+            raise MeasurementError(msg)
+        swap = weight_swap(self.model, self._modules) if self._replaces_weights else None
+        exchange = None if swap is None else partial(Exchange, swap, model=self.model)
+        followed = Followed(self._plan, levels, expected=self._expected, exchange=exchange)
+        self._followed = followed
+        attachment = Attachment(self._modules, swap, on_call=followed.on_call)
+        saving = swap.recording() if swap is not None else nullcontext()
+        try:
+            with plainly(compiled=self._is_compiled), attachment, saving:
+                yield
+            self._expected = followed.finish(step, recomputed=attachment.recomputed)
+        except BaseException:
+            self._expected = None
+            raise
+        finally:
+            followed.close()
+            attachment.calls.clear()
+            self._followed = None
+
+    def flush(self) -> None:
+        """Hand all kept rows to the sink."""
+        for plan in self._plans.values():
+            plan.rows.flush()
+
+    def _plan(
+        self, calls: Sequence[Call], signature: tuple[Any, ...], start: Any, error: Tensor
+    ) -> Plan:
+        """Return the plan of a structure; a new one is studied first."""
+        plan = self._plans.get(signature)
+        if plan is None:
+            refuse_custom_backwards(start)
+            plan = self._plans[signature] = Plan(
+                calls, signature, start, error, self._draw, self._sink
+            )
+        return plan

@@ -1,0 +1,111 @@
+"""What is timed and how fast it must be, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from alignlab.rules import DFA, FA
+from tests.benchmarks._harness import Comparison
+from tests.benchmarks._steps import beside_training
+from tests.benchmarks.networks import NETWORKS
+from tests.benchmarks.peers import against_biotorch
+
+__all__ = ["ROWS", "Row"]
+
+SIGNALS = ("preactivation",)
+WEIGHTS = ("preactivation", "weight-gradient")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: What ``--only`` takes.
+        work: What a reader reads.
+        target: Bound of the ratio of CPU times.
+        stretch: Bound beyond which nothing more is tried; None where there is none.
+        build: Takes the device, returns what is timed.
+        rounds: Paired steps of one run.
+        at_least: Whether the bound is a lower one.
+        warmup: Pairs before them that do not count.
+    """
+
+    name: str
+    work: str
+    target: float
+    stretch: float | None
+    build: Callable[[str], Comparison]
+    rounds: int
+    at_least: bool = False
+    warmup: int = 3
+
+
+def _observed(
+    network: str,
+    kind: str,
+    work: str,
+    bounds: tuple[float, float | None],
+    rules: Sequence[Callable[[], DFA | FA]] = (DFA,),
+    levels: Sequence[str] = SIGNALS,
+    draws: int = 0,
+) -> Row:
+    """Return a row that compares an observed step with a plain one."""
+
+    def build(device: str) -> Comparison:
+        made = [make() for make in rules]
+        return beside_training(network, device, made, levels=levels, draws=draws)
+
+    title = f"{NETWORKS[network].title}: {work}"
+    return Row(f"{network}-{kind}", title, *bounds, build, NETWORKS[network].rounds)
+
+
+def _peer(network: str, target: float, stretch: float) -> Row:
+    title = f"{NETWORKS[network].title}: biotorch over alignlab, DFA weight gradients"
+    return Row(
+        f"{network}-biotorch",
+        title,
+        target,
+        stretch,
+        partial(against_biotorch, network),
+        NETWORKS[network].rounds,
+        at_least=True,
+    )
+
+
+_BY_POSITION = partial(DFA, structure="position")
+_LOW_RANK = partial(DFA, structure="position", rank=32)
+
+ROWS: Mapping[str, Row] = {
+    row.name: row
+    for row in (
+        _observed("mlp", "preactivation", "DFA, pre-activations", (1.15, 1.08)),
+        _observed("mlp", "entry", "DFA, entries", (1.06, 1.03), levels=("entry",)),
+        _observed(
+            "mlp", "draws", "DFA, entries, 8 draws", (1.15, 1.08), levels=("entry",), draws=8
+        ),
+        _observed("mlp", "weights", "DFA, weight gradients too", (1.35, 1.25), levels=WEIGHTS),
+        _observed("mlp", "fa", "DFA and FA, pre-activations", (1.60, 1.45), (DFA, FA)),
+        _observed("vgg", "preactivation", "DFA, pre-activations", (1.15, 1.08)),
+        _observed("vgg", "fa", "DFA and FA, pre-activations", (1.60, 1.45), (DFA, FA)),
+        _observed("resnet20", "preactivation", "DFA, pre-activations", (1.30, 1.15)),
+        _observed("resnet20", "fa", "DFA and FA, pre-activations", (1.90, 1.70), (DFA, FA)),
+        _observed(
+            "transformer", "preactivation", "DFA, pre-activations", (1.45, 1.30), (_BY_POSITION,)
+        ),
+        _observed(
+            "transformer", "rank32", "DFA of rank 32, pre-activations", (1.28, None), (_LOW_RANK,)
+        ),
+        _observed(
+            "transformer",
+            "fa",
+            "DFA and FA, pre-activations",
+            (1.90, 1.70),
+            (_BY_POSITION, FA),
+        ),
+        _peer("mlp", 2.0, 2.5),
+        _peer("vgg", 1.4, 1.8),
+    )
+}
