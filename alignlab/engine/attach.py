@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
-from alignlab.engine.own_map import MEASURED, require_own_map
+from alignlab.engine.own_map import MEASURED, needs_check, require_own_map
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Call:
         input_dtype: Its precision.
         input_edge: Where the gradient of the input is read; None where it has none.
         weight_seen: Whether autograd saved the weight through the exchange.
-        weight: The weight that acted, detached; of a parametrised module, what its
+        weight: The weight that acted, without a graph; of a parametrised module, what its
             parametrisation yielded.
         weight_edge: Where the gradient of a weight that is computed from other tensors is
             read; None where the weight is a parameter or has no gradient.
@@ -136,8 +136,7 @@ def _require_values(name: str, parameter: Tensor) -> None:
         raise MeasurementError(msg)
 
 
-@dataclass(frozen=True)
-class _Open:
+class _Open(NamedTuple):
     """A module that is running."""
 
     name: str
@@ -180,10 +179,13 @@ class Attachment:
         self._open: list[_Open] = []
         self._count: dict[str, int] = {}
         self._computed: dict[str, Tensor] = {}
+        self._checked: set[str] = set()
 
     def __enter__(self) -> Attachment:
         """Place the hooks."""
         for name, module in self._modules.items():
+            if needs_check(module):
+                self._checked.add(name)
             if self._swap is not None or not has_own_weight(module):
                 self._handles.append(module.register_forward_pre_hook(self._before(name)))
             self._handles.append(module.register_forward_hook(self._after(name)))
@@ -229,7 +231,7 @@ class Attachment:
         assert isinstance(weight, Tensor)
         self._computed[name] = weight
         if self._swap is not None:
-            self._swap.watch(name, weight)
+            self._swap.watch(name, weight.detach())
 
     def _after(self, name: str) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
@@ -241,14 +243,15 @@ class Attachment:
             if self._swap is not None:
                 self._swap.caller = self._open[-1].name if self._open else ""
             weight = self._weight(name, module)
-            require_own_map(name, module, opened.input, weight, output)
+            if name in self._checked:
+                require_own_map(name, module, opened.input, weight, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
             out = output if fixed is None else fixed
             count = self._count[name] = self._count.get(name, 0) + 1
-            computed = weight.requires_grad and not isinstance(weight, nn.Parameter)
+            computed = weight.grad_fn is not None
             saved = None if self._swap is None else self._swap.packed[name] > opened.packed
             call = Call(
                 name=name if count == 1 else f"{name}@{count}",
@@ -261,7 +264,7 @@ class Attachment:
                 input_dtype=opened.input.dtype,
                 input_edge=opened.edge,
                 weight_seen=opened.edge is None or bool(saved),
-                weight=weight.detach(),
+                weight=weight.detach() if computed else weight,
                 weight_edge=get_gradient_edge(weight) if computed else None,
                 output_type=out.dtype,
             )
@@ -283,6 +286,8 @@ class Attachment:
     def _weight(self, name: str, module: nn.Module) -> Tensor:
         """Return the weight that acted in the call that ends."""
         weight = self._computed.get(name)
+        if weight is None:
+            weight = module._parameters.get("weight")
         if weight is None:
             # A cached parametrisation yields nothing anew.
             weight = module.weight  # type: ignore[assignment]

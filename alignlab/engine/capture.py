@@ -105,7 +105,7 @@ class Capture:
         self.layout = Layout(attachment.calls, self.loss.grad_fn)
         self.layers = self.layout.layers
         refuse_weights_above(self.loss.grad_fn, self.layout.calls, model)
-        self._weights |= {call.module_name: call.weight for call in self.layout.calls}
+        self._weights |= {call.module_name: call.weight.detach() for call in self.layout.calls}
         self._exchange = Exchange(self._swap, self.layout.calls, self.loss.grad_fn, model)
 
     @property

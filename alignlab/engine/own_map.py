@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from alignlab.errors import MeasurementError
 from alignlab.kernels.layers import linear_part
 
-__all__ = ["MEASURED", "require_own_map"]
+__all__ = ["MEASURED", "needs_check", "require_own_map"]
 
 MEASURED = (
     nn.Linear,
@@ -27,11 +27,20 @@ MEASURED = (
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
+def needs_check(module: nn.Module) -> bool:
+    """Return whether anything can go wrong in a call, which is asked once for all calls."""
+    return isinstance(module, _TRANSPOSED) or not _is_plain(module)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return _base(module) in MEASURED and "forward" not in vars(module)
+
+
 def require_own_map(name: str, module: nn.Module, x: Tensor, weight: Tensor, output: Any) -> None:
     """Refuse a subclass that does something else with its weight than its base class does."""
     if isinstance(module, _TRANSPOSED):
         _require_own_size(name, module, x, output)
-    if _base(module) in MEASURED and "forward" not in vars(module):
+    if _is_plain(module):
         return
     with torch.no_grad():
         expected = linear_part(module, x, weight)

@@ -77,8 +77,13 @@ class WeightSwap:
         self._opened: list[tuple[Saved, Tensor]] | None = None
 
     def watch(self, name: str, weight: Tensor) -> None:
-        """Know a weight from now on, such as one that was computed just now."""
-        self._names.setdefault(_memory(weight), []).insert(0, (name, weight.detach()))
+        """Know a weight from now on, such as one that was computed just now.
+
+        Args:
+            name: What it is called.
+            weight: A leaf, or detached.
+        """
+        self._names.setdefault(_memory(weight), []).insert(0, (name, weight))
 
     def recording(self) -> torch.autograd.graph.saved_tensors_hooks:
         """Return the context in which the forward pass runs."""
@@ -167,7 +172,7 @@ class WeightSwap:
             return saved.operand(saved.tensor, other)
         source = saved.tensor if other is None else _laid_out_like(other, saved.tensor)
         size, stride, offset = saved.view
-        return source.as_strided(size, stride, source.storage_offset() + offset)
+        return source.detach().as_strided(size, stride, source.storage_offset() + offset)
 
     def _set(self, replacement: Mapping[str, Tensor] | None) -> None:
         self._replacement = replacement

@@ -92,8 +92,8 @@ class GPT2(nn.Module):
         return self.head(self.norm(h)[:, -1])
 
 
-RESNET_SITES = ("0", "9.conv2", "17.conv3")
-GPT2_SITES = ("blocks.0.qkv", "blocks.5.proj", "blocks.11.up")
+RESNET_SITES = ("0", "9.conv2", "18.conv3")
+GPT2_SITES = ("blocks.0.qkv", "blocks.5.down", "blocks.11.proj")
 
 
 def resnet_batch() -> tuple[nn.Module, Tensor, Tensor]:
@@ -103,7 +103,7 @@ def resnet_batch() -> tuple[nn.Module, Tensor, Tensor]:
 
 def gpt2_batch() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
-    return GPT2(), torch.randint(0, 50257, (2, 16)), torch.randint(0, 50257, (2,))
+    return GPT2(), torch.randint(0, 50257, (2, 8)), torch.randint(0, 50257, (2,))
 
 
 NETWORKS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
@@ -133,24 +133,28 @@ def tapped(model: nn.Module, sites: Sequence[str]) -> Iterator[dict[str, Tensor]
             handle.remove()
 
 
-def gradients(
-    model: nn.Module, x: Tensor, y: Tensor, taps: Sequence[str], *, injected: Any = None
-) -> list[Tensor]:
-    """Return the gradients at taps; of B e at a layer's input, where one is given."""
-    handle = None
-    if injected is not None:
-        reader, signal = injected
-
-        def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            arguments[0].register_hook(lambda _: signal)
-
-        handle = model.get_submodule(reader).register_forward_pre_hook(before)
-    with tapped(model, taps) as found:
+def true_gradients(
+    model: nn.Module, x: Tensor, y: Tensor, sites: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """Return the gradients of the loss at the outputs of some layers."""
+    with tapped(model, sites) as taps:
         loss = functional.cross_entropy(model(x), y)
-        result = torch.autograd.grad(loss, [found[name] for name in taps])
-    if handle is not None:
-        handle.remove()
-    return list(result)
+        return torch.autograd.grad(loss, [taps[name] for name in sites])
+
+
+def carried(model: nn.Module, x: Tensor, signal: Tensor, *, reader: str, site: str) -> Tensor:
+    """Return what a signal at the input of one layer is at the output of another below it."""
+    read: list[Tensor] = []
+
+    def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        read.append(arguments[0])
+
+    handle = model.get_submodule(reader).register_forward_pre_hook(before)
+    with tapped(model, [site]) as taps:
+        model(x)
+        (result,) = torch.autograd.grad(read, [taps[site]], [signal])
+    handle.remove()
+    return result
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
@@ -163,7 +167,7 @@ def test_true_signals_of_a_large_network_are_those_of_backward(
     make: Callable[[], Any], sites: tuple[str, ...]
 ) -> None:
     model, x, y = make()
-    expected = gradients(model, x, y, sites)
+    expected = true_gradients(model, x, y, sites)
     capture = Capture(model, functional.cross_entropy, x, y)
     found = capture.reference().preactivation
     assert len(found) == len([m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)])
@@ -179,7 +183,9 @@ def test_direct_feedback_of_a_large_network_is_injected_exactly(
     capture = Capture(model, functional.cross_entropy, x, y)
     error = capture.reference().preactivation[capture.layout.outputs[0].name]
     layers = {layer.name: layer for layer in capture.layers}
-    for name in sites[1:]:
+    # Dense feedback from 1000 classes to the stem's 64 maps of 112 x 112 would take 3.2 GB.
+    first = 1 if sites is RESNET_SITES else 0
+    for name in sites[first:]:
         layer = layers[name]
         feedback = DFA().draw([layer], capture.n_errors, seed=0)
         found = inject(
@@ -187,7 +193,7 @@ def test_direct_feedback_of_a_large_network_is_injected_exactly(
         )
         matrix = feedback[name].reshape(capture.n_errors, -1)
         signal = (error.flatten(1) @ matrix).reshape(2, *layer.entry_shape)
-        (expected,) = gradients(model, x, y, [name], injected=(layer.consumer, signal))
+        expected = carried(model, x, signal, reader=layer.consumer, site=name)
         assert_close(found.preactivation[name], expected)
 
 
