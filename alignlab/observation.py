@@ -56,6 +56,7 @@ class Observations:
         """
         self.labels: Final = tuple(labels)
         self.layers: tuple[Layer, ...] = ()
+        self.n_samples = 0
         self._found: Final[dict[tuple[str, int], list[Series]]] = {}
 
     def take(self, plan: Plan, place: str, flushed: Flushed) -> None:
@@ -67,7 +68,7 @@ class Observations:
             flushed: Steps and rows.
         """
         if not self.layers:
-            self.layers = plan.layers
+            self.layers, self.n_samples = plan.layers, plan.n_samples
         if plan.layers != self.layers:
             msg = (
                 "The layers are not the same in all observed steps, so they make no one "

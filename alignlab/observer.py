@@ -120,6 +120,7 @@ class Observer:
                 "mode": "train" if self._model.training else "eval",
                 "device": str(parameter.device),
                 "dtype": str(parameter.dtype).removeprefix("torch."),
+                "n_samples": self._observations.n_samples,
                 "seed": self._seed,
                 "draws": self._draws,
             },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, final
@@ -42,6 +42,10 @@ class Direct:
         """The rule's own feedback and the redraws."""
         return len(self.feedback)
 
+    def without_feedback(self) -> Direct:
+        """Return the rule with as many draws of nothing."""
+        return replace(self, feedback=tuple({} for _ in self.feedback))
+
 
 @dataclass(frozen=True)
 class Replaced:
@@ -60,6 +64,10 @@ class Replaced:
     def n_draws(self) -> int:
         """The rule's own weights and the redraws."""
         return len(self.weights)
+
+    def without_feedback(self) -> Replaced:
+        """Return the rule itself, which makes its weights of the forward ones."""
+        return self
 
 
 def described(call: Call) -> tuple[Any, ...]:
@@ -81,6 +89,7 @@ class Plan:
 
     Attributes:
         signature: Descriptions of all calls.
+        n_samples: Samples of the first pass.
         used: Indices of the calls on which the output layer depends, in order.
         hidden: The same without the output.
         layers: These calls as layers.
@@ -118,28 +127,20 @@ class Plan:
         """
         layout = Layout(calls, start)
         self.signature: Final = signature
+        self.n_samples: Final = len(error)
         places = {id(call): k for k, call in enumerate(calls)}
         self.used: Final = tuple(places[id(call)] for call in layout.calls)
         self.hidden: Final = frozenset(self.used[:-1])
         self.layers: Final = layout.layers
         self.segments: Final = tuple(layout.segments)
-        self.rules: Final = tuple(draw(layout))
+        self.rules: tuple[Direct | Replaced, ...] = tuple(draw(layout))
         self.groups: Final[dict[str, dict[int, Segment]]] = {}
         self.inner: Final[dict[str, dict[int, tuple[int, ...]]]] = {}
         for granularity in {r.granularity for r in self.rules if isinstance(r, Direct)}:
             self._find_groups(layout, granularity)
-        like, seen = error.new_empty(0, dtype=ring_dtype(error)), dict[int, Tensor]()
-        self.injections: Final = {
-            (number, k): Injection(
-                [moved(draw[self.name_of(ENTRY, k)], like, seen) for draw in rule.feedback],
-                like=like,
-                shape=layout.entry_shape(group),
-                dtype=layout.calls[group.consumer].input_dtype,
-            )
-            for number, rule in enumerate(self.rules)
-            if isinstance(rule, Direct)
-            for k, group in self.groups[rule.granularity].items()
-        }
+        self.injections: Final = self._injected(layout, error)
+        # What was drawn lies in the injections now, on the device.
+        self.rules = tuple(rule.without_feedback() for rule in self.rules)
         self.chains: Final = frozenset(
             k
             for k, segment in enumerate(self.segments)
@@ -159,6 +160,23 @@ class Plan:
             error=error.reshape(len(error), -1),
             sink=partial(sink, self),
         )
+
+    def _injected(self, layout: Layout, error: Tensor) -> dict[tuple[int, int], Injection]:
+        """Return the feedback of every rule at every entry where it is injected."""
+        like, seen = error.new_empty(0, dtype=ring_dtype(error)), dict[int, Tensor]()
+        found = {}
+        for number, rule in enumerate(self.rules):
+            if not isinstance(rule, Direct):
+                continue
+            for k, group in self.groups[rule.granularity].items():
+                owner = layout.layers[group.members[-1]].name
+                found[number, k] = Injection(
+                    [moved(drawn[owner], like, seen) for drawn in rule.feedback],
+                    like=like,
+                    shape=layout.entry_shape(group),
+                    dtype=layout.calls[group.consumer].input_dtype,
+                )
+        return found
 
     def name_of(self, place: str, index: int) -> str:
         """Return the name of the layer at a place."""
