@@ -147,7 +147,7 @@ class Capture:
 
     def weight_of(self, layer: Layer) -> Tensor:
         """Return the weight that acted in the layer's call, detached."""
-        return self.layout.call(layer).weight
+        return self.layout.call(layer).weight.detach()
 
     def module_of(self, layer: Layer) -> nn.Module:
         """Return the module that the layer calls."""

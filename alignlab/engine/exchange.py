@@ -65,7 +65,8 @@ class Exchange:
     @property
     def weights(self) -> dict[str, Tensor]:
         """All weights that act in the graph, detached, by name."""
-        return {call.module_name: call.weight for call in self._calls} | self.others
+        own = {call.module_name: call.weight.detach() for call in self._calls}
+        return own | self.others
 
     @property
     def needed(self) -> set[str]:
