@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -26,6 +27,9 @@ Over 24 small networks with three seeds each, fresh feedback fell into every ban
 closed form 90 to 98% of the time where the spread was below 0.35, and as little as 8% or
 always where it was above 0.5 (narrow layers, biases of a few channels).
 """
+
+FEWEST_FOR_EDGES = 39
+"""Draws of which the smallest is the lower 2.5%; with fewer the band is one of Student's t."""
 
 MINIMAL_Z = 4.0
 """Where perfect alignment is fewer than this many chance sds away, nothing can be decided."""
@@ -75,7 +79,9 @@ def chance_of(
     The p-value is that of the redraws, ``(1 + #{draw >= observed}) / (1 + n)``. Where no draw
     reaches the value and the norm concentrates, that is only a bound; it is then continued by
     the tail of a normal distribution of the null's standard deviation, so that many layers
-    can be judged together with few draws. The same holds below for opposed values.
+    can be judged together with few draws. Where that deviation comes from the draws it is
+    the tail of Student's t with as many degrees of freedom. The same holds below for opposed
+    values.
 
     Args:
         observed: The value; NaN where there is none.
@@ -93,19 +99,27 @@ def chance_of(
     closes = np.isfinite(closed_form) and concentrates
     sd = closed_form if closes else float(np.sqrt(np.mean((finite - mean) ** 2)))
     p, opposed = (
-        _tail(sign * (observed - mean), sign * (finite - mean), sd if concentrates else nothing)
+        _tail(
+            sign * (observed - mean),
+            sign * (finite - mean),
+            sd if concentrates else nothing,
+            stats.norm if closes else stats.t(finite.size),
+        )
         for sign in (1.0, -1.0)
     )
     if closes:
         low, high = mean - 1.96 * sd, mean + 1.96 * sd
         method = "closed form"
+    elif finite.size < FEWEST_FOR_EDGES:
+        edge = float(stats.t.ppf(0.975, finite.size)) * sd
+        low, high, method = mean - edge, mean + edge, "redraws"
     else:
         low, high = _band(finite)
         method = "redraws"
     return Chance(sd, low, high, kind, method, concentration, p, p_opposed=opposed, mean=mean)
 
 
-def _tail(observed: float, draws: np.ndarray, sd: float) -> float:
+def _tail(observed: float, draws: np.ndarray, sd: float, law: Any) -> float:
     """Return the share of draws at or above the value, continued where there is none."""
     if not np.isfinite(observed):
         return float("nan")
@@ -113,7 +127,7 @@ def _tail(observed: float, draws: np.ndarray, sd: float) -> float:
     counted = (1.0 + reached) / (1.0 + draws.size)
     if reached or not sd > 0:
         return counted
-    return min(counted, float(stats.norm.sf(observed / sd)))
+    return min(counted, float(law.sf(observed / sd)))
 
 
 def _band(finite: np.ndarray) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignlab.engine.injection import Injection, contract
-from alignlab.engine.statistics import Flushed, Ring, aligned_rows, norms, products
+from alignlab.engine.statistics import Flushed, Ring, aligned_rows, norms, products, ring_dtype
 from alignlab.feedback import Projector
 
 __all__ = ["ENTRY", "PREACTIVATION", "WEIGHT", "Comparisons", "Levels", "Place"]
@@ -105,11 +105,12 @@ class _Together:
     backward pass every small one finds its code and data far away.
     """
 
-    def __init__(self, injections: Sequence[Injection], error: Tensor) -> None:
-        n_draws = len(injections[0].matrices)
+    def __init__(self, injections: Sequence[Injection], n_samples: int) -> None:
+        like = injections[0].matrices
+        n_draws, n_errors, _ = like.shape
         self._grams: Final = torch.cat([each.grams for each in injections])
         self._matrices: Final = [each.matrices.flatten(0, 1) for each in injections]
-        self._back: Final = error.new_empty((len(injections) * n_draws, *error.T.shape))
+        self._back: Final = like.new_empty((len(injections) * n_draws, n_errors, n_samples))
         self._of: Final = [b.flatten(0, 1) for b in self._back.chunk(len(injections))]
         self._forth: Final = torch.empty_like(self._back)
 
@@ -128,10 +129,12 @@ class _Together:
 class Comparisons:
     """Writes the rows of a pass; nothing is read back.
 
+    By place there are first the norms of true signals, then for every rule norms and products
+    of its own signals and of redraws. Rows of weight gradients have one entry, others one a
+    sample. Memory is taken when a place is first measured.
+
     Attributes:
-        rows: By place, the rows of its sites: first the norms of true signals, then for every
-            rule norms and products of its own signals and of redraws. Rows of weight gradients
-            have one entry, others one a sample.
+        dtype: Precision of the rows.
     """
 
     def __init__(
@@ -154,41 +157,18 @@ class Comparisons:
             error: dL/da at the output, shape ``(n_samples, n_errors)``.
             sink: Takes a place and what of it was copied to the host.
         """
-        sites = {ENTRY: n_entries, PREACTIVATION: n_layers, WEIGHT: n_layers}
-        self.rows: Final = {
-            place: Ring(
-                (1 + 2 * sum(n_draws)) * n_sites,
-                1 if place == WEIGHT else len(error),
-                like=error,
-                sink=partial(sink, place),
-            )
-            for place, n_sites in (
-                (ENTRY, n_entries),
-                (PREACTIVATION, n_layers),
-                (WEIGHT, n_layers),
-            )
-        }
-        self._slots: Final = {
-            place: [Place.of(slot, sites[place], n_draws) for slot in ring.slots]
-            for place, ring in self.rows.items()
-        }
+        self._sites: Final = {ENTRY: n_entries, PREACTIVATION: n_layers, WEIGHT: n_layers}
+        self._n_draws: Final = tuple(n_draws)
+        self._like: Final = error.new_empty(0)
+        self._n_samples: Final = len(error)
+        self._sink: Final = sink
+        self._injections: Final = injections
+        self.dtype: Final = ring_dtype(error)
+        self._rings: Final[dict[str, Ring]] = {}
+        self._slots: Final[dict[str, list[Place]]] = {}
         self._at: dict[str, Place] = {}
         self._chance: Final[dict[Place, bool]] = {}
-        self._injections: Final = injections
-        self._together: Final = {
-            rule: _Together([injections[rule, k] for k in range(n_entries)], error)
-            for rule, draws in enumerate(n_draws)
-            if n_entries
-            and all(
-                (rule, k) in injections and injections[rule, k].is_stacked for k in range(n_entries)
-            )
-            and 8 * n_entries * draws * error.numel() <= TOGETHER_BYTES
-        }
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the rows."""
-        return self.rows[ENTRY].slots.dtype
+        self._together: Final[dict[int, _Together]] = {}
 
     def begin(self, levels: Levels) -> None:
         """Begin a step.
@@ -197,7 +177,9 @@ class Comparisons:
             levels: What will be measured.
         """
         for place in levels.places:
-            ring = self.rows[place]
+            if place not in self._rings:
+                self._open(place)
+            ring = self._rings[place]
             at = self._at[place] = self._slots[place][ring.present]
             if self._chance.get(at) and not levels.chance:
                 # What this step will not draw again must not be read as drawn.
@@ -217,12 +199,33 @@ class Comparisons:
             for rule, together in self._together.items():
                 together.write(error.rows, norms=at.norms[rule], products=at.products[rule])
         for place in levels.places:
-            self.rows[place].keep(step)
+            self._rings[place].keep(step)
 
     def flush(self) -> None:
         """Copy all kept rows to the host."""
-        for ring in self.rows.values():
+        for ring in self._rings.values():
             ring.flush()
+
+    def _open(self, place: str) -> None:
+        """Take memory for the rows of a place, when it is first measured."""
+        n_sites = self._sites[place]
+        ring = self._rings[place] = Ring(
+            (1 + 2 * sum(self._n_draws)) * n_sites,
+            1 if place == WEIGHT else self._n_samples,
+            like=self._like,
+            sink=partial(self._sink, place),
+        )
+        self._slots[place] = [Place.of(slot, n_sites, self._n_draws) for slot in ring.slots]
+        if place != ENTRY:
+            return
+        for rule, draws in enumerate(self._n_draws):
+            found = [self._injections.get((rule, k)) for k in range(n_sites)]
+            whole = [each for each in found if each is not None and each.is_stacked]
+            if not whole or len(whole) < n_sites:
+                continue
+            n_errors = whole[0].matrices.shape[1]
+            if 8 * n_sites * draws * n_errors * self._n_samples <= TOGETHER_BYTES:
+                self._together[rule] = _Together(whole, self._n_samples)
 
     def injected(self, index: int, rule: int, true: Tensor, error: Projector) -> None:
         """Compare what a rule injects at an entry, own feedback and redraws, without forming it.
@@ -288,9 +291,9 @@ class Comparisons:
         *,
         first: int = 0,
     ) -> None:
-        r"""Compare weight gradients :math:`P^\top X, Q^\top X` by their Gram matrices.
+        r"""Compare weight gradients :math:`P^\top X, Q^\top X` by the Gram matrix of the input.
 
-        .. math:: \langle P^\top X, Q^\top X\rangle = \langle P Q^\top, X X^\top\rangle
+        .. math:: \langle P^\top X, Q^\top X\rangle = \langle P, X X^\top Q\rangle
 
         The norm of the true gradient is left to ``weights``.
 
@@ -304,13 +307,14 @@ class Comparisons:
         place = self._at[WEIGHT]
         x = x.reshape(-1, x.shape[-1]).to(self.dtype)
         p = true.reshape(len(x), -1).to(x.dtype)
-        own = (x @ x.T).view(-1)
+        own, p = x @ x.T, true.reshape(-1).to(x.dtype)
         for rule, drawn in signals.items():
             for draw, signal in enumerate(drawn, first):
                 q = signal.reshape(len(x), -1).to(x.dtype)
+                spread, q = (own @ q).view(-1), q.view(-1)
                 norm, product = place.norm[rule][index], place.product[rule][index]
-                torch.dot(own, (q @ q.T).view(-1), out=norm[draw, 0]).sqrt_()
-                torch.dot(own, (p @ q.T).view(-1), out=product[draw, 0])
+                torch.dot(spread, q, out=norm[draw, 0]).clamp_(min=0.0).sqrt_()
+                torch.dot(spread, p, out=product[draw, 0])
 
     def weights(
         self,

@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge
 
 from alignlab.engine.carry import Gradients, carried, compare_weights
 from alignlab.engine.comparison import ENTRY, PREACTIVATION, Levels
+from alignlab.engine.forward import exactly
 from alignlab.engine.graph import Segment
 from alignlab.engine.plan import Direct, Plan, Replaced, described
 from alignlab.engine.replacing import Reached, run_backward, run_redraws
@@ -165,10 +166,7 @@ class Followed:
                 return
             self._busy = True
             try:
-                if torch.is_grad_enabled():
-                    with torch.no_grad():
-                        action(*first, gradients)
-                else:
+                with exactly():
                     action(*first, gradients)
             except AlignlabError as error:
                 self._failure = error

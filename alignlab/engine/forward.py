@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils import checkpoint
 
 from alignlab.errors import MeasurementError
 
-__all__ = ["is_compiled", "plainly", "require_loss"]
+__all__ = ["exactly", "is_compiled", "plainly", "require_loss"]
 
 
 @contextmanager
@@ -74,3 +74,16 @@ def require_loss(loss: Any) -> None:
     if not torch.isfinite(loss):
         msg = f"The loss is {loss.item()}; check weights, inputs and targets."
         raise MeasurementError(msg)
+
+
+def exactly() -> AbstractContextManager[Any]:
+    """Leave gradients of gradients and mixed precision to the user's own backward pass."""
+    mixed = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not mixed and not torch.is_grad_enabled():
+        return nullcontext()
+    context = ExitStack()
+    if torch.is_grad_enabled():
+        context.enter_context(torch.no_grad())
+    for device in mixed:
+        context.enter_context(torch.autocast(device, enabled=False))
+    return context

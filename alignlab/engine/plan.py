@@ -200,9 +200,9 @@ class Plan:
 
 
 def _by_gram(call: Call) -> bool:
-    """Return whether Gram matrices of the rows take fewer products than the gradient itself."""
+    """Return whether the Gram matrix of the input takes fewer products than the gradient itself."""
     if not isinstance(call.module, nn.Linear):
         return False
     out, into = call.module.out_features, call.module.in_features
     n = prod(call.output_shape[:-1])
-    return 2 * n * n * out + n * n * into < n * into * out
+    return n * (out + into) < into * out

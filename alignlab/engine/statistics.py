@@ -25,7 +25,7 @@ __all__ = [
 SLOTS = 8
 """Steps that are written one after the other before they are put to those that wait."""
 
-RING_BYTES = 1_000_000
+RING_BYTES = 250_000
 """Memory of the rows that wait on the device, where a few steps do not need more."""
 
 MOST_STEPS = 256
@@ -96,7 +96,7 @@ def norms(rows: Tensor, *, out: Tensor) -> None:
         rows: Shape ``(n_rows, n)``; half precision is widened.
         out: Shape ``(n_rows,)``, float32 or float64.
     """
-    torch.linalg.vector_norm(rows, dim=1, dtype=out.dtype, out=out)
+    torch.linalg.vector_norm(rows.to(out.dtype), dim=1, out=out)
 
 
 def ring_dtype(signal: Tensor) -> torch.dtype:

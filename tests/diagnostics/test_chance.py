@@ -42,11 +42,27 @@ def test_the_p_value_counts_the_draws_that_reach_the_value(observed: float, abov
     assert by_chance(-observed).p_opposed == pytest.approx((1 + above) / 200)
 
 
-def test_beyond_all_draws_the_tail_is_normal_only_where_norms_concentrate() -> None:
+def test_beyond_all_draws_there_is_a_tail_only_where_norms_concentrate() -> None:
     far = by_chance(3.0)
-    assert far.p == pytest.approx(stats.norm.sf(3.0 / far.sd))
+    assert far.p == pytest.approx(stats.t.sf(3.0 / far.sd, 199))
     assert far.p < 1 / 200
+    exact = by_chance(3.0, closed_form=0.6)
+    assert exact.p == pytest.approx(stats.norm.sf(3.0 / 0.6))
     assert by_chance(3.0, concentration=2 * CONCENTRATION_BOUND).p == 1 / 200
+
+
+@pytest.mark.parametrize("n_draws", [4, 8, 32])
+def test_few_draws_still_give_a_band_that_holds_95_percent_and_a_p_that_is_no_smaller_than_chance(
+    n_draws: int,
+) -> None:
+    random = np.random.default_rng(0)
+    found = [by_chance(row[0], row[1:]) for row in random.normal(size=(3_000, n_draws + 1))]
+    values = np.random.default_rng(0).normal(size=(3_000, n_draws + 1))[:, 0]
+    inside = np.mean([c.low <= v <= c.high for c, v in zip(found, values, strict=True)])
+    assert inside == pytest.approx(0.95, abs=0.012)  # three standard errors
+    for level in (0.01, 0.05):
+        share = np.mean([c.p <= level for c in found])
+        assert share <= level + 3 * np.sqrt(level * (1 - level) / 3_000)
 
 
 def test_the_closed_form_is_used_where_norms_concentrate_and_redraws_elsewhere() -> None:

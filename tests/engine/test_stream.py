@@ -429,3 +429,76 @@ def test_an_observed_step_agrees_with_a_measurement_of_the_same_batch() -> None:
         hidden = ~measured["is_output"].values
         a, b = measured[name].isel(layer=hidden), found[name].isel(layer=hidden)
         np.testing.assert_allclose(b.values, a.values, atol=1e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
+def test_under_autocast_cosines_are_those_of_a_measurement_in_float64(inside: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 3)
+    )
+    x, y = torch.randn(16, 6), torch.arange(16) % 3
+    rules: list[Rule] = [DFA(), FA()]
+    probe = Probe(model, functional.cross_entropy, rules=rules, schedule=EVERY)
+    for number in range(2):
+        with probe.observe(number):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = functional.cross_entropy(model(x), y)
+                if inside:
+                    loss.backward()
+            if not inside:
+                loss.backward()
+    found = probe.recording().isel(step=-1)
+    exact = observed(Batch(model.double(), functional.cross_entropy, x.double(), y), rules)
+    for name in ("cosine_error_signal", "norm_ratio_error_signal", "cosine_weight_gradient"):
+        expected = exact.isel(step=-1)[name].values
+        assert np.isfinite(expected).sum() == np.isfinite(found[name].values).sum() > 3
+        np.testing.assert_allclose(found[name].values, expected, rtol=0.03, atol=0.03)
+
+
+def test_a_compiled_model_is_observed_eagerly_and_then_compiled_again() -> None:
+    batch = CASES["tanh"].make()
+    expected = observed(batch, [DFA()])["cosine_error_signal"].values
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(batch.model, backend=backend)
+    step(Batch(compiled, batch.loss, batch.x, batch.y))
+    found = observed(Batch(compiled, batch.loss, batch.x, batch.y), [DFA()])
+    np.testing.assert_allclose(found["cosine_error_signal"].values, expected, atol=1e-6)
+    assert found["layer"].values.tolist() == ["0", "2", "4"]
+    assert len(graphs) == 1
+    step(Batch(compiled, batch.loss, batch.x, batch.y))
+    assert len(graphs) == 1
+
+
+def test_a_hook_on_a_node_does_not_call_itself_when_it_runs_a_backward_pass() -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    h = torch.tanh(x)
+    y = h.square()
+    calls = []
+
+    def naive(_: Any) -> None:
+        calls.append(1)
+        if len(calls) < 5:
+            torch.autograd.grad(y, h, torch.ones_like(y), retain_graph=True)
+
+    # The naive way: the node that is differentiated from meets the same hook again.
+    handle = y.grad_fn.register_prehook(naive)  # type: ignore[union-attr]
+    y.sum().backward()
+    handle.remove()
+    assert len(calls) == 5
+    batch = CASES["tanh"].make()
+    probe = Probe(batch.model, batch.loss, rules=[DFA(), FA()], schedule=EVERY)
+    with probe.observe(0):
+        step(batch)
+    assert probe.recording().sizes["step"] == 1
+
+
+def test_a_second_observed_pass_over_one_structure_draws_no_other_feedback() -> None:
+    batch = CASES["conv2d, grouped"].make()
+    found = observed(batch, [DFA(), FA()], steps=3)["cosine_error_signal"]
+    np.testing.assert_allclose(found.diff("step").fillna(0.0), 0.0, atol=1e-6)
