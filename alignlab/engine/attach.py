@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -31,8 +30,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of a measured module.
 
     Attributes:
@@ -152,6 +150,7 @@ class Attachment:
         calls: Calls in order.
         without_gradient: Modules that were called where no gradient flows.
         recomputed: Whether a backward pass ran a module again, as checkpointing does.
+        on_call: Told of every call with its input as it ends.
     """
 
     def __init__(
@@ -172,26 +171,28 @@ class Attachment:
         self.calls: list[Call] = []
         self.without_gradient: list[str] = []
         self.recomputed = False
-        self._modules = modules
-        self._on_call = on_call
+        self.on_call = on_call
         self._swap = swap
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._open: list[_Open] = []
         self._count: dict[str, int] = {}
         self._computed: dict[str, Tensor] = {}
-        self._checked: set[str] = set()
-
-    def __enter__(self) -> Attachment:
-        """Place the hooks."""
-        for name, module in self._modules.items():
-            if needs_check(module):
-                self._checked.add(name)
-            if self._swap is not None or not has_own_weight(module):
-                self._handles.append(module.register_forward_pre_hook(self._before(name)))
-            self._handles.append(module.register_forward_hook(self._after(name)))
+        self._before_calls: list[tuple[nn.Module, Any]] = []
+        self._after_calls: list[tuple[nn.Module, Any]] = []
+        for name, module in modules.items():
+            if swap is not None or not has_own_weight(module):
+                self._before_calls.append((module, self._before(name)))
+            self._after_calls.append((module, self._after(name, is_checked=needs_check(module))))
             if is_parametrized(module, "weight"):
                 source = module.get_submodule("parametrizations.weight")
-                self._handles.append(source.register_forward_hook(self._yielded(name)))
+                self._after_calls.append((source, self._yielded(name)))
+
+    def __enter__(self) -> Attachment:
+        """Place the hooks, and forget what was seen before."""
+        self.calls, self.without_gradient, self.recomputed = [], [], False
+        self._count.clear()
+        self._handles += [m.register_forward_pre_hook(hook) for m, hook in self._before_calls]
+        self._handles += [m.register_forward_hook(hook) for m, hook in self._after_calls]
         return self
 
     def __exit__(
@@ -233,7 +234,7 @@ class Attachment:
         if self._swap is not None:
             self._swap.watch(name, weight.detach())
 
-    def _after(self, name: str) -> Any:
+    def _after(self, name: str, *, is_checked: bool) -> Any:
         def hook(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
             if not self._is_live():
                 return None
@@ -243,37 +244,44 @@ class Attachment:
             if self._swap is not None:
                 self._swap.caller = self._open[-1].name if self._open else ""
             weight = self._weight(name, module)
-            if name in self._checked:
+            if is_checked:
                 require_own_map(name, module, opened.input, weight, output)
             if not output.requires_grad:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
-            out = output if fixed is None else fixed
-            count = self._count[name] = self._count.get(name, 0) + 1
-            computed = weight.grad_fn is not None
-            saved = None if self._swap is None else self._swap.packed[name] > opened.packed
-            call = Call(
-                name=name if count == 1 else f"{name}@{count}",
-                module_name=name,
-                module=module,
-                output_edge=get_gradient_edge(out),
-                output_shape=tuple(out.shape),
-                input=opened.input if self._on_call is None else None,
-                input_shape=tuple(opened.input.shape),
-                input_dtype=opened.input.dtype,
-                input_edge=opened.edge,
-                weight_seen=opened.edge is None or bool(saved),
-                weight=weight.detach() if computed else weight,
-                weight_edge=get_gradient_edge(weight) if computed else None,
-                output_type=out.dtype,
-            )
+            call = self._call(name, module, opened, weight, output if fixed is None else fixed)
             self.calls.append(call)
-            if self._on_call is not None:
-                self._on_call(call, opened.input)
+            if self.on_call is not None:
+                self.on_call(call, opened.input)
             return fixed
 
         return hook
+
+    def _call(
+        self, name: str, module: nn.Module, opened: _Open, weight: Tensor, output: Tensor
+    ) -> Call:
+        count = self._count[name] = self._count.get(name, 0) + 1
+        computed = weight.grad_fn is not None
+        seen = opened.edge is None
+        if self._swap is not None:
+            seen = seen or self._swap.packed[name] > opened.packed
+        x = opened.input
+        return Call(
+            name if count == 1 else f"{name}@{count}",
+            name,
+            module,
+            edge_of(output),
+            tuple(output.shape),
+            x.detach() if self.on_call is None else None,
+            tuple(x.shape),
+            x.dtype,
+            opened.edge,
+            seen,
+            weight.detach() if computed else weight,
+            edge_of(weight) if computed else None,
+            output.dtype,
+        )
 
     def _is_live(self) -> bool:
         """Whether a call is one of the forward pass, with gradients."""
@@ -301,4 +309,10 @@ def _opened(name: str, arguments: tuple[Any, ...], packed: int) -> _Open:
         msg = f"The module {name!r} was called without a tensor as its first argument."
         raise MeasurementError(msg)
     x = arguments[0]
-    return _Open(name, x.detach(), get_gradient_edge(x) if x.requires_grad else None, packed)
+    return _Open(name, x, edge_of(x) if x.requires_grad else None, packed)
+
+
+def edge_of(tensor: Tensor) -> GradientEdge:
+    """Return where the gradient of a tensor is read."""
+    node = tensor.grad_fn
+    return get_gradient_edge(tensor) if node is None else GradientEdge(node, tensor.output_nr)

@@ -10,7 +10,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from alignlab.engine.injection import Injection, contract
+from alignlab.engine.injection import Injection, Together
 from alignlab.engine.statistics import Flushed, Ring, aligned_rows, norms, products, ring_dtype
 from alignlab.feedback import Projector
 
@@ -63,15 +63,11 @@ class Place:
         true: Norms of true signals, one tensor ``(n_samples,)`` a site.
         norm: By rule, norms of approximate signals, ``(n_draws, n_samples)`` a site.
         product: By rule, inner products of true and approximate signals, likewise.
-        norms: By rule, the norms of all sites, ``(n_sites * n_draws, n_samples)``.
-        products: By rule, the inner products of all sites, likewise.
     """
 
     true: tuple[Tensor, ...]
     norm: tuple[tuple[Tensor, ...], ...]
     product: tuple[tuple[Tensor, ...], ...]
-    norms: tuple[Tensor, ...]
-    products: tuple[Tensor, ...]
 
     @classmethod
     def of(cls, rows: Tensor, n_sites: int, n_draws: Sequence[int]) -> Place:
@@ -82,47 +78,16 @@ class Place:
             n_sites: Sites.
             n_draws: By rule.
         """
-        sizes = [n_sites, *(n_sites * draws for draws in n_draws for _ in range(2))]
-        true, *blocks = rows.split(sizes)
+        true, *both = rows.split([n_sites, *(2 * n_sites * draws for draws in n_draws)])
         by_site = [
-            block.view(n_sites, draws, rows.shape[-1]).unbind()
-            for block, draws in zip(blocks, (d for d in n_draws for _ in range(2)), strict=True)
+            block.view(2, n_sites, draws, rows.shape[-1])
+            for block, draws in zip(both, n_draws, strict=True)
         ]
         return cls(
             true=true.unbind(),
-            norm=tuple(by_site[0::2]),
-            product=tuple(by_site[1::2]),
-            norms=tuple(blocks[0::2]),
-            products=tuple(blocks[1::2]),
+            norm=tuple(block[0].unbind() for block in by_site),
+            product=tuple(block[1].unbind() for block in by_site),
         )
-
-
-@final
-class _Together:
-    """Feedback of all entries whose products with the error are taken in one go.
-
-    The rows g B^T of every entry wait until the pass is over: after the large products of a
-    backward pass every small one finds its code and data far away.
-    """
-
-    def __init__(self, injections: Sequence[Injection], n_samples: int) -> None:
-        like = injections[0].matrices
-        n_draws, n_errors, _ = like.shape
-        self._grams: Final = torch.cat([each.grams for each in injections])
-        self._matrices: Final = [each.matrices.flatten(0, 1) for each in injections]
-        self._back: Final = like.new_empty((len(injections) * n_draws, n_errors, n_samples))
-        self._of: Final = [b.flatten(0, 1) for b in self._back.chunk(len(injections))]
-        self._forth: Final = torch.empty_like(self._back)
-
-    def add(self, index: int, true: Tensor) -> None:
-        rows = true.reshape(self._back.shape[-1], -1).to(self._back.dtype)
-        torch.mm(self._matrices[index], rows.T, out=self._of[index])
-
-    def write(self, error: Tensor, *, norms: Tensor, products: Tensor) -> None:
-        torch.mm(self._grams, error.T, out=self._forth.view(len(self._grams), -1))
-        contract(self._back, error, out=products)
-        contract(self._forth, error, out=norms)
-        norms.clamp_(min=0.0).sqrt_()
 
 
 @final
@@ -146,6 +111,7 @@ class Comparisons:
         injections: Mapping[tuple[int, int], Injection],
         error: Tensor,
         sink: Callable[[str, Flushed], None],
+        memory: Tensor,
     ) -> None:
         """Allocate the rows of a plan.
 
@@ -156,7 +122,9 @@ class Comparisons:
             injections: By rule and entry.
             error: dL/da at the output, shape ``(n_samples, n_errors)``.
             sink: Takes a place and what of it was copied to the host.
+            memory: Room for products, of the precision of the rows.
         """
+        self._memory: Final = memory
         self._sites: Final = {ENTRY: n_entries, PREACTIVATION: n_layers, WEIGHT: n_layers}
         self._n_draws: Final = tuple(n_draws)
         self._like: Final = error.new_empty(0)
@@ -168,7 +136,7 @@ class Comparisons:
         self._slots: Final[dict[str, list[Place]]] = {}
         self._at: dict[str, Place] = {}
         self._chance: Final[dict[Place, bool]] = {}
-        self._together: Final[dict[int, _Together]] = {}
+        self._together: Final[dict[int, Together]] = {}
 
     def begin(self, levels: Levels) -> None:
         """Begin a step.
@@ -195,9 +163,8 @@ class Comparisons:
             error: dL/da at the output.
         """
         if levels.entry:
-            at = self._at[ENTRY]
-            for rule, together in self._together.items():
-                together.write(error.rows, norms=at.norms[rule], products=at.products[rule])
+            for together in self._together.values():
+                together.end(self._rings[ENTRY].present, error.rows)
         for place in levels.places:
             self._rings[place].keep(step)
 
@@ -218,14 +185,21 @@ class Comparisons:
         self._slots[place] = [Place.of(slot, n_sites, self._n_draws) for slot in ring.slots]
         if place != ENTRY:
             return
+        start = n_sites
         for rule, draws in enumerate(self._n_draws):
+            out = ring.slots[:, start : start + 2 * n_sites * draws]
+            start += 2 * n_sites * draws
             found = [self._injections.get((rule, k)) for k in range(n_sites)]
             whole = [each for each in found if each is not None and each.is_stacked]
             if not whole or len(whole) < n_sites:
                 continue
-            n_errors = whole[0].matrices.shape[1]
-            if 8 * n_sites * draws * n_errors * self._n_samples <= TOGETHER_BYTES:
-                self._together[rule] = _Together(whole, self._n_samples)
+            if 4 * out.numel() * whole[0].matrices.shape[1] <= TOGETHER_BYTES:
+                self._together[rule] = Together(whole, self._n_samples, out)
+        ring.before_moving = self._write_together
+
+    def _write_together(self, n_slots: int) -> None:
+        for together in self._together.values():
+            together.write(n_slots)
 
     def injected(self, index: int, rule: int, true: Tensor, error: Projector) -> None:
         """Compare what a rule injects at an entry, own feedback and redraws, without forming it.
@@ -238,7 +212,7 @@ class Comparisons:
         """
         together = self._together.get(rule)
         if together is not None:
-            together.add(index, true)
+            together.add(self._rings[ENTRY].present, index, true)
             return
         injection, at = self._injections[rule, index], self._at[ENTRY]
         injection.products(true, error, out=at.product[rule][index])
@@ -280,7 +254,7 @@ class Comparisons:
         for draw, signal in enumerate(signals, first):
             reference, rows = aligned_rows(true, signal)
             norms(rows, out=norm[draw])
-            products(reference, rows, out=product[draw])
+            products(reference, rows, out=product[draw], memory=self._memory)
 
     def gram(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignlab.feedback import Factored, Feedback, Positional, Projector, Seeded
 
-__all__ = ["Injection", "contract", "moved"]
+__all__ = ["Injection", "Together", "moved"]
 
 
 @final
@@ -94,6 +94,52 @@ class Injection:
         for draw, form in enumerate(self._forms):
             out[draw].copy_(error.squared_norms(form))
         out.clamp_(min=0.0).sqrt_()
+
+
+@final
+class Together:
+    """Feedback of all entries whose products with the error are taken in one go, for some steps.
+
+    The rows g B^T of every entry wait: after the large products of a backward pass every small
+    operation finds its code and data far away, and many of them cost more than one large one.
+    """
+
+    def __init__(self, injections: Sequence[Injection], n_samples: int, out: Tensor) -> None:
+        """Take memory.
+
+        Args:
+            injections: Of one rule, by entry.
+            n_samples: Samples of a step.
+            out: Where norms and then products go, ``(n_slots, 2 * n_rows, n_samples)``.
+        """
+        like, n_slots = injections[0].matrices, len(out)
+        n_errors = like.shape[1]
+        self._grams: Final = torch.cat([each.grams for each in injections])
+        self._matrices: Final = [each.matrices.flatten(0, 1) for each in injections]
+        self._rows: Final = like.new_empty((n_slots, out.shape[1], n_errors, n_samples))
+        self._errors: Final = like.new_empty((n_slots, n_errors, n_samples))
+        self._n_norms: Final = out.shape[1] // 2
+        self._out: Final = out
+        self._of: Final = [
+            each[self._n_norms :].flatten(0, 1).chunk(len(injections)) for each in self._rows
+        ]
+
+    def add(self, slot: int, index: int, true: Tensor) -> None:
+        """Project the true signal of an entry."""
+        rows = true.reshape(self._rows.shape[-1], -1).to(self._rows.dtype)
+        torch.mm(self._matrices[index], rows.T, out=self._of[slot][index])
+
+    def end(self, slot: int, error: Tensor) -> None:
+        """Remember the error of a step."""
+        self._errors[slot].copy_(error.T)
+
+    def write(self, n_slots: int) -> None:
+        """Write norms and products of the first slots."""
+        rows, errors, out = self._rows[:n_slots], self._errors[:n_slots], self._out[:n_slots]
+        forth = self._grams @ errors
+        rows[:, : self._n_norms] = forth.view(n_slots, self._n_norms, *errors.shape[1:])
+        out.copy_(rows.mul_(errors.unsqueeze(1)).sum(2))
+        out[:, : self._n_norms].clamp_(min=0.0).sqrt_()
 
 
 def contract(back: Tensor, error: Tensor, *, out: Tensor) -> None:

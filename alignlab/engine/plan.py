@@ -100,7 +100,7 @@ class Plan:
         injections: By rule and segment, the feedback that is applied there.
         chains: Segments whose local backward map is a chain of nodes with one input each.
         gram: By layer, whether weight gradients are compared through Gram matrices.
-        memory: Room for the signal that is injected at the largest entry.
+        memory: Room for one signal or product at the largest entry.
         recomputes: Whether the backward pass runs modules again, as checkpointing does.
         passes: How many passes went by.
         rows: What was measured.
@@ -159,6 +159,7 @@ class Plan:
             injections=self.injections,
             error=error.reshape(len(error), -1),
             sink=partial(sink, self),
+            memory=self.memory,
         )
 
     def _injected(self, layout: Layout, error: Tensor) -> dict[tuple[int, int], Injection]:

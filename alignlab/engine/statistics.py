@@ -71,7 +71,7 @@ def aligned_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return first.reshape(n_samples, -1), second.reshape(n_samples, -1)
 
 
-def products(first: Tensor, second: Tensor, *, out: Tensor) -> None:
+def products(first: Tensor, second: Tensor, *, out: Tensor, memory: Tensor) -> None:
     """Write the inner products of matching rows.
 
     Half precision is widened first, so that sums are taken in float32 or better.
@@ -80,11 +80,16 @@ def products(first: Tensor, second: Tensor, *, out: Tensor) -> None:
         first: Shape ``(n_rows, n)``.
         second: The same shape.
         out: Shape ``(n_rows,)``, float32 or float64.
+        memory: Room for as many entries, of the type of ``out``, where there is so much.
     """
     first, second = first.to(out.dtype), second.to(out.dtype)
     if first.device.type == "cpu" and first.shape[1] >= LONG_ROW:
         for a, b, place in zip(first.unbind(), second.unbind(), out.unbind(), strict=True):
             torch.dot(a, b, out=place)
+    elif memory.numel() >= first.numel():
+        # Fresh memory costs more than the products.
+        place = memory[: first.numel()].view(first.shape)
+        torch.sum(torch.mul(first, second, out=place), dim=1, out=out)
     else:
         torch.linalg.vecdot(first, second, out=out)
 
@@ -126,6 +131,7 @@ class Ring:
 
     Attributes:
         slots: Where steps are written in turn, shape ``(n_slots, n_rows, n_samples)``.
+        before_moving: Told how many slots are written before they are put to those that wait.
     """
 
     def __init__(
@@ -146,6 +152,7 @@ class Ring:
         self._sink: Final = sink
         self._written: list[int] = []
         self._steps: list[int] = []
+        self.before_moving: Callable[[int], None] = lambda _n_slots: None
 
     @property
     def present(self) -> int:
@@ -170,6 +177,7 @@ class Ring:
         first = len(self._steps)
         last = first + len(self._written)
         if last > first:
+            self.before_moving(last - first)
             self._waiting[first:last].copy_(self.slots[: last - first])
         self._steps += self._written
         self._written.clear()

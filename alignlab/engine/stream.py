@@ -56,6 +56,7 @@ class Stream:
         self._plans: Final[dict[Any, Plan]] = {}
         self._followed: Followed | None = None
         self._expected: Plan | None = None
+        self._attachment: Attachment | None = None
 
     @property
     def plans(self) -> tuple[Plan, ...]:
@@ -83,7 +84,11 @@ class Stream:
         exchange = None if swap is None else partial(Exchange, swap, model=self.model)
         followed = Followed(self._plan, levels, expected=self._expected, exchange=exchange)
         self._followed = followed
-        attachment = Attachment(self._modules, swap, on_call=followed.on_call)
+        attachment = self._attachment
+        if swap is not None or attachment is None:
+            attachment = Attachment(self._modules, swap)
+            self._attachment = attachment if swap is None else None
+        attachment.on_call = followed.on_call
         saving = swap.recording() if swap is not None else nullcontext()
         try:
             with plainly(compiled=self._is_compiled), attachment, saving:
@@ -94,7 +99,7 @@ class Stream:
             raise
         finally:
             followed.close()
-            attachment.calls.clear()
+            attachment.calls, attachment.on_call = [], None
             self._followed = None
 
     def flush(self) -> None:

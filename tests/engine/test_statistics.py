@@ -54,11 +54,14 @@ def test_rows_with_gaps_or_repeats_are_copied(stride: int) -> None:
 
 @pytest.mark.parametrize("n", [3, statistics.LONG_ROW, statistics.LONG_ROW + 1])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
-def test_products_and_norms_are_summed_in_float32_or_better(n: int, kind: torch.dtype) -> None:
+@pytest.mark.parametrize("room", [0, 4])
+def test_products_and_norms_are_summed_in_float32_or_better(
+    n: int, kind: torch.dtype, room: int
+) -> None:
     a, b = torch.randn(3, n).to(kind), torch.randn(3, n).to(kind)
     wide = torch.float64 if kind == torch.float64 else torch.float32
     found = torch.empty(2, 3, dtype=wide)
-    products(a, b, out=found[0])
+    products(a, b, out=found[0], memory=torch.empty(room * n, dtype=wide))
     norms(a, out=found[1])
     exact = a.double(), b.double()
     scale = exact[0].norm(dim=1) * exact[1].norm(dim=1)
@@ -138,6 +141,7 @@ def test_entries_are_compared_alike_at_once_and_one_by_one(
         injections=injections,
         error=error,
         sink=found.__setitem__,
+        memory=torch.empty(0),
     )
     levels, projector = Levels(entry=True), Projector(error)
     rows.begin(levels)
@@ -166,6 +170,7 @@ def test_gram_matrices_and_gradients_give_the_same_rows() -> None:
         injections={},
         error=doubles(7, 3),
         sink=found.__setitem__,
+        memory=torch.empty(0),
     )
     levels = Levels(weight_gradient=True)
     rows.begin(levels)
@@ -183,7 +188,13 @@ def test_what_is_not_drawn_again_is_not_read_again() -> None:
     found: dict[str, Flushed] = {}
     error = doubles(3, 2)
     rows = Comparisons(
-        n_entries=0, n_layers=1, n_draws=[2], injections={}, error=error, sink=found.__setitem__
+        n_entries=0,
+        n_layers=1,
+        n_draws=[2],
+        injections={},
+        error=error,
+        sink=found.__setitem__,
+        memory=torch.empty(64, dtype=torch.float64),
     )
     for step in range(2 * statistics.SLOTS):
         levels = Levels(preactivation=True, chance=step == 0)
