@@ -229,7 +229,20 @@ class Comparisons:
         rows, _ = aligned_rows(signal, signal)
         norms(rows, out=self._at[place].true[index])
 
-    def approximate(
+    def approximate(self, place: str, index: int, rule: int, signal: Tensor, *, draw: int) -> None:
+        """Write the norms of an approximate signal.
+
+        Args:
+            place: ``entry``, ``preactivation`` or ``weight``.
+            index: Index of the site.
+            rule: Index of the rule.
+            signal: Shape ``(n_samples, ...)``.
+            draw: Number of the draw; 0 is the rule's own.
+        """
+        rows, _ = aligned_rows(signal, signal)
+        norms(rows, out=self._at[place].norm[rule][index][draw])
+
+    def compare(
         self,
         place: str,
         index: int,
@@ -239,21 +252,19 @@ class Comparisons:
         *,
         first: int = 0,
     ) -> None:
-        """Write norms of approximate signals and their products with the true one.
+        """Write the products of approximate signals with the true one.
 
         Args:
-            place: ``entry`` or ``preactivation``.
+            place: ``entry``, ``preactivation`` or ``weight``.
             index: Index of the site.
             rule: Index of the rule.
             true: Shape ``(n_samples, ...)``.
             signals: Consecutive draws, each of the same shape.
-            first: Number of the first draw; 0 is the rule's own.
+            first: Number of the first draw.
         """
-        norm = self._at[place].norm[rule][index]
         product = self._at[place].product[rule][index]
         for draw, signal in enumerate(signals, first):
             reference, rows = aligned_rows(true, signal)
-            norms(rows, out=norm[draw])
             products(reference, rows, out=product[draw], memory=self._memory)
 
     def gram(
@@ -310,6 +321,7 @@ class Comparisons:
         true = true.unsqueeze(0)
         norms(aligned_rows(true, true)[0], out=place.true[index])
         for rule, drawn in gradients.items():
-            self.approximate(
-                WEIGHT, index, rule, true, [g.unsqueeze(0) for g in drawn], first=first
-            )
+            rows = [gradient.unsqueeze(0) for gradient in drawn]
+            for draw, row in enumerate(rows, first):
+                self.approximate(WEIGHT, index, rule, row, draw=draw)
+            self.compare(WEIGHT, index, rule, true, rows, first=first)

@@ -260,7 +260,7 @@ class Followed:
                     self._carry(plan, k, number, rule)
             elif self._entry:
                 signals = self._held.pop((ENTRY, k, number))
-                plan.rows.approximate(ENTRY, k, number, true, signals)
+                plan.rows.compare(ENTRY, k, number, true, signals)
 
     def _carry(self, plan: Plan, k: int, number: int, rule: Direct) -> None:
         """Carry what a rule injects at an entry to the sites below it, as far as its group goes."""
@@ -296,7 +296,7 @@ class Followed:
         if self._levels.preactivation:
             plan.rows.true(PREACTIVATION, index, true)
             for number, drawn in signals.items():
-                plan.rows.approximate(PREACTIVATION, index, number, true, drawn)
+                plan.rows.compare(PREACTIVATION, index, number, true, drawn)
         if self._levels.weight_gradient:
             handle = compare_weights(
                 plan,
@@ -315,7 +315,11 @@ class Followed:
         return edge
 
     def _hold(self, place: str, index: int, number: int, signal: Tensor) -> None:
-        self._held.setdefault((place, index, number), []).append(signal)
+        held = self._held.setdefault((place, index, number), [])
+        if place == ENTRY or self._levels.preactivation:
+            assert self._plan is not None
+            self._plan.rows.approximate(place, index, number, signal, draw=len(held))
+        held.append(signal)
 
     def _run_replaced(self, number: int, rule: Replaced) -> None:
         """Run the backward pass of a rule that replaces weights, and keep its signals."""

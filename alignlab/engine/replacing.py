@@ -76,7 +76,8 @@ def run_redraws(
         for (place, index), signal in found.items():
             reference = true[place, index]
             if place in levels.places:
-                plan.rows.approximate(place, index, number, reference, [signal], first=draw)
+                plan.rows.approximate(place, index, number, signal, draw=draw)
+                plan.rows.compare(place, index, number, reference, [signal], first=draw)
             if place == PREACTIVATION and levels.weight_gradient:
                 x = inputs[index]
                 assert x is not None

@@ -9,8 +9,10 @@ from functools import partial
 from alignlab.rules import DFA, FA
 from tests.benchmarks._harness import Comparison
 from tests.benchmarks._steps import beside_training
+from tests.benchmarks.jacobian import jacobian_of_resnet20
 from tests.benchmarks.networks import NETWORKS
 from tests.benchmarks.peers import against_biotorch
+from tests.benchmarks.spectra import participation_ratio_of_a_convolution
 
 __all__ = ["ROWS", "Row"]
 
@@ -107,5 +109,24 @@ ROWS: Mapping[str, Row] = {
         ),
         _peer("mlp", 2.0, 2.5),
         _peer("vgg", 1.4, 1.8),
+        Row(
+            "resnet20-jacobian",
+            f"{NETWORKS['resnet20'].title}: Jacobian at all sites, 10 passes over the open graph",
+            3.8,
+            None,
+            jacobian_of_resnet20,
+            9,
+            warmup=1,
+        ),
+        Row(
+            "participation-ratio",
+            "3x3x256x256 at 32x32: all singular values over the closed participation ratio",
+            50.0,
+            None,
+            participation_ratio_of_a_convolution,
+            5,
+            at_least=True,
+            warmup=1,
+        ),
     )
 }

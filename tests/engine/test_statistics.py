@@ -201,7 +201,9 @@ def test_what_is_not_drawn_again_is_not_read_again() -> None:
         rows.begin(levels)
         signals = [doubles(3, 4), doubles(3, 4)][: 2 if levels.chance else 1]
         rows.true("preactivation", 0, doubles(3, 4))
-        rows.approximate("preactivation", 0, 0, doubles(3, 4), signals)
+        for draw, signal in enumerate(signals):
+            rows.approximate("preactivation", 0, 0, signal, draw=draw)
+        rows.compare("preactivation", 0, 0, doubles(3, 4), signals)
         rows.keep(step, levels, Projector(error))
     rows.flush()
     drawn = [
