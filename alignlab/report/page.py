@@ -226,7 +226,9 @@ def _title(ds: xr.Dataset) -> str:
 
 def _subtitle(ds: xr.Dataset) -> str:
     rules = ", ".join(str(rule) for rule in ds["rule"].values) if "rule" in ds.coords else ""
-    parts = (ds.attrs.get("model"), ds.attrs.get("data"), rules and f"rules: {rules}")
+    n_steps = ds.sizes.get("step", 1)
+    step = f"step {ds['step'].values[-1]}, the last of {n_steps}" if n_steps > 1 else ""
+    parts = (ds.attrs.get("model"), ds.attrs.get("data"), rules and f"rules: {rules}", step)
     return " · ".join(str(part) for part in parts if part)
 
 

@@ -502,3 +502,30 @@ def test_a_second_observed_pass_over_one_structure_draws_no_other_feedback() -> 
     batch = CASES["conv2d, grouped"].make()
     found = observed(batch, [DFA(), FA()], steps=3)["cosine_error_signal"]
     np.testing.assert_allclose(found.diff("step").fillna(0.0), 0.0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["relu in place", "batch norm of maps", "residual"])
+def test_on_a_cuda_device_a_step_waits_for_nothing_and_agrees_with_the_host(name: str) -> None:
+    batch = CASES[name].make()
+    expected = observed(batch, [DFA(), FA()])
+    model, x, y = batch.model.cuda(), batch.x.cuda(), batch.y.cuda()
+    rules: list[Rule] = [DFA(), FA()]
+    probe = Probe(model, batch.loss, rules=rules, schedule=EVERY, feedback_draws=2)
+    state = State.of(model)
+    for number in range(4):
+        state.restore(model)
+        before = torch.cuda.get_rng_state()
+        if number == 3:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            with probe.observe(number):
+                batch.loss(model(x), y).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    found = probe.recording().isel(step=-1)
+    for variable in ("cosine_error_signal", "norm_ratio_error_signal", "cosine_weight_gradient"):
+        values = expected.isel(step=-1)[variable].values
+        np.testing.assert_allclose(found[variable].values, values, rtol=1e-3, atol=1e-3)

@@ -7,11 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 import xarray as xr
 
 from alignlab.diagnosis import CLOSING, answer
 from alignlab.errors import InputError
+from alignlab.probe import Probe
 from alignlab.report.page import render, render_index, save
+from alignlab.rules import DFA
 from tests.diagnosis.variants import believable, put
 
 NASTY = "<script>alert(1)</script>"
@@ -206,3 +209,14 @@ def test_reports_never_import_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_page_of_several_steps_says_which_one_it_shows(source: str) -> None:
+    assert "the last of" not in source
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    loss = torch.nn.functional.cross_entropy
+    probe = Probe(model, loss, rules=[DFA(seed=0)])
+    for step in (0, 7):
+        with probe.observe(step):
+            loss(model(torch.randn(8, 4)), torch.arange(8) % 3).backward()
+    assert "step 7, the last of 2" in render(probe.recording())
