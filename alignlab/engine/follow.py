@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Followed"]
 
-PlanOf = Callable[[Sequence["Call"], tuple[Any, ...], Any, Tensor], Plan]
+PlanOf = Callable[[Sequence["Call"], tuple[Any, ...], int, Tensor], Plan]
 
 LARGEST_GAP = 0.02
 """Relative difference of two backward passes that is rounding, in half precision too."""
@@ -203,8 +203,7 @@ class Followed:
 
     def _begin(self, number: int, error: Tensor) -> None:
         """Learn the error and watch the nodes to come."""
-        start = self._calls[number].output_edge.node
-        plan = self._plan_of(self._calls, tuple(self._signature), start, error)
+        plan = self._plan_of(self._calls, tuple(self._signature), number, error)
         self._plan = plan
         self._index = {k: index for index, k in enumerate(plan.used)}
         self._used = [self._calls[k] for k in plan.used]
@@ -225,7 +224,7 @@ class Followed:
         self._error = Projector(error.to(plan.rows.dtype))
         plan.rows.begin(self._levels)
         if self._exchange_of is not None:
-            self._exchange = self._exchange_of(self._used, start)
+            self._exchange = self._exchange_of(self._used, self._used[-1].output_edge.node)
             if plan.passes == 0:
                 self._expected_signals = self._backward()
         for rule_number, rule in enumerate(plan.rules):

@@ -22,6 +22,9 @@ from alignlab.errors import MeasurementError
 
 __all__ = ["Stream"]
 
+MOST_PLANS = 8
+"""Structures and batch sizes that are remembered, each with its feedback on the device."""
+
 Draw = Callable[[Layout], Sequence[Direct | Replaced]]
 Sink = Callable[[Plan, str, Flushed], None]
 
@@ -108,13 +111,17 @@ class Stream:
             plan.rows.flush()
 
     def _plan(
-        self, calls: Sequence[Call], signature: tuple[Any, ...], start: Any, error: Tensor
+        self, calls: Sequence[Call], signature: tuple[Any, ...], number: int, error: Tensor
     ) -> Plan:
-        """Return the plan of a structure; a new one is studied first."""
-        plan = self._plans.get(signature)
+        """Return the plan of a structure that ends in a call; a new one is studied first."""
+        key = number, signature
+        plan = self._plans.pop(key, None)
         if plan is None:
+            start = calls[number].output_edge.node
             refuse_custom_backwards(start)
-            plan = self._plans[signature] = Plan(
-                calls, signature, start, error, self._draw, self._sink
-            )
+            plan = Plan(calls, signature, start, error, self._draw, self._sink)
+            if len(self._plans) == MOST_PLANS:
+                # The one that was used longest ago; its feedback can be drawn again.
+                self._plans.pop(next(iter(self._plans))).rows.flush()
+        self._plans[key] = plan
         return plan

@@ -529,3 +529,46 @@ def test_on_a_cuda_device_a_step_waits_for_nothing_and_agrees_with_the_host(name
     for variable in ("cosine_error_signal", "norm_ratio_error_signal", "cosine_weight_gradient"):
         values = expected.isel(step=-1)[variable].values
         np.testing.assert_allclose(found[variable].values, values, rtol=1e-3, atol=1e-3)
+
+
+class TwoEnds(nn.Module):
+    """Two readouts, of which a loss may use one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.other = nn.Linear(6, 7), nn.Linear(7, 3), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.tanh(self.body(x))
+        return self.one(h), self.other(h)
+
+
+def test_a_loss_that_changes_its_output_layer_is_followed_from_the_new_one() -> None:
+    torch.manual_seed(0)
+    model = TwoEnds()
+    x, y = torch.randn(8, 6), torch.arange(8) % 3
+    probe = Probe(model, functional.cross_entropy, rules=[DFA()], schedule=every(1))
+    with probe.observe(0):
+        functional.cross_entropy(model(x)[0], y).backward()
+    alone = Probe(model, functional.cross_entropy, rules=[DFA()], schedule=every(1))
+    for each in (probe, alone):
+        with each.observe(1):
+            functional.cross_entropy(model(x)[1], y).backward()
+    with pytest.raises(MeasurementError, match="not the same in all observed steps"):
+        probe.recording()
+    assert alone.recording()["layer"].values.tolist() == ["body", "other"]
+
+
+def test_many_batch_sizes_are_followed_with_the_memory_of_few() -> None:
+    batch = CASES["tanh"].make(n_samples=20)
+    probe = Probe(batch.model, batch.loss, rules=[DFA()], schedule=every(1))
+    sizes = [2 + number % 12 for number in range(36)]
+    for number, size in enumerate(sizes):
+        with probe.observe(number):
+            batch.loss(batch.model(batch.x[:size]), batch.y[:size]).backward()
+    stream = probe._observer._stream
+    assert stream is not None
+    assert len(stream.plans) == 8
+    cosine = probe.recording()["cosine_error_signal"].sel(layer="0", site="preactivation")
+    assert cosine["step"].values.tolist() == list(range(36))
+    np.testing.assert_allclose(cosine.values[:12], cosine.values[24:], atol=1e-6)
