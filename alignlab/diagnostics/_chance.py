@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from alignlab.diagnostics._base import Reading
 
@@ -103,7 +103,7 @@ def chance_of(
             sign * (observed - mean),
             sign * (finite - mean),
             sd if concentrates else nothing,
-            stats.norm if closes else stats.t(finite.size),
+            None if closes else finite.size,
         )
         for sign in (1.0, -1.0)
     )
@@ -111,7 +111,7 @@ def chance_of(
         low, high = mean - 1.96 * sd, mean + 1.96 * sd
         method = "closed form"
     elif finite.size < FEWEST_FOR_EDGES:
-        edge = float(stats.t.ppf(0.975, finite.size)) * sd
+        edge = _edge(finite.size) * sd
         low, high, method = mean - edge, mean + edge, "redraws"
     else:
         low, high = _band(finite)
@@ -119,7 +119,13 @@ def chance_of(
     return Chance(sd, low, high, kind, method, concentration, p, p_opposed=opposed, mean=mean)
 
 
-def _tail(observed: float, draws: np.ndarray, sd: float, law: Any) -> float:
+@cache
+def _edge(n_draws: int) -> float:
+    """Return the upper 2.5% of Student's t."""
+    return float(special.stdtrit(n_draws, 0.975))
+
+
+def _tail(observed: float, draws: np.ndarray, sd: float, freedom: int | None) -> float:
     """Return the share of draws at or above the value, continued where there is none."""
     if not np.isfinite(observed):
         return float("nan")
@@ -127,7 +133,9 @@ def _tail(observed: float, draws: np.ndarray, sd: float, law: Any) -> float:
     counted = (1.0 + reached) / (1.0 + draws.size)
     if reached or not sd > 0:
         return counted
-    return min(counted, float(law.sf(observed / sd)))
+    beyond = -observed / sd
+    tail = special.ndtr(beyond) if freedom is None else special.stdtr(freedom, beyond)
+    return min(counted, float(tail))
 
 
 def _band(finite: np.ndarray) -> tuple[float, float]:
