@@ -144,8 +144,7 @@ class Followed:
             raise MeasurementError(msg)
         plan.passes += 1
         plan.recomputes |= recomputed
-        with torch.no_grad():
-            plan.rows.keep(step, self._levels, self._error)
+        plan.rows.keep(step, self._levels, self._error)
         return plan
 
     def close(self) -> None:
@@ -220,8 +219,8 @@ class Followed:
                 # An entry that is the pre-activation itself was watched first, and runs first.
                 self._watch(call.output_edge.node, self._at_preactivation, index)
                 self._open.add((PREACTIVATION, index))
-        self._gradient = error
-        self._error = Projector(error.to(plan.rows.dtype))
+        self._gradient = error.detach()
+        self._error = Projector(self._gradient.to(plan.rows.dtype))
         plan.rows.begin(self._levels)
         if self._exchange_of is not None:
             self._exchange = self._exchange_of(self._used, self._used[-1].output_edge.node)

@@ -70,7 +70,11 @@ def main(
     if runs == 1:
         found = [{row.name: _timing(row, seed, **options) for row in rows}] if rows else []
     else:
-        found = list(_in_processes(rows, range(seed, seed + runs), **options))
+        found = []
+        for run in _in_processes(rows, range(seed, seed + runs), **options):
+            found.append(run)
+            if json_path:
+                json_path.write_text(_as_json(found_machine, found), encoding="utf-8")
     times = {row: [run[row.name] for run in found] for row in rows}
     texts = [table_of_times(times)] if rows else []
     if COSTS in only or not only:
