@@ -65,7 +65,7 @@ def compare_weights(
     x: Tensor,
     true: Tensor,
     signals: Signals,
-    is_busy: Callable[[], bool],
+    guarded: Callable[[Callable[..., None]], Callable[..., None]],
 ) -> RemovableHandle | None:
     """Compare the weight gradients of a layer, which autograd is about to form.
 
@@ -79,7 +79,7 @@ def compare_weights(
         x: Its input.
         true: True signal at the pre-activation.
         signals: Approximate signals there.
-        is_busy: Whether a backward pass of our own is running, whose gradients do not count.
+        guarded: Makes a hook of an action: one that is quiet in backward passes of our own.
 
     Returns:
         What takes the hook away; None where the weight is frozen or its product not found.
@@ -98,11 +98,11 @@ def compare_weights(
 
     def formed(inputs: Gradients, _outputs: Gradients) -> None:
         gradient = inputs[place]
-        if not is_busy() and gradient is not None:
+        if gradient is not None:
             plan.rows.weights(index, gradient, gradients)
             gradients.clear()
 
-    handle: RemovableHandle = node.register_hook(formed)
+    handle: RemovableHandle = node.register_hook(guarded(formed))
     return handle
 
 

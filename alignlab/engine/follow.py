@@ -104,8 +104,8 @@ class Followed:
                 self._expected = None
                 for k, earlier in enumerate(self._calls[:-1]):
                     if k in expected.hidden:
-                        self._watch_output(k, earlier)
-        self._watch_output(number, call)
+                        self._watch(earlier.output_edge.node, self._at_output, k)
+        self._watch(call.output_edge.node, self._at_output, number)
 
     def finish(self, step: int, *, recomputed: bool) -> Plan:
         """Keep the rows of the pass.
@@ -158,15 +158,17 @@ class Followed:
         self._gradient = _NOTHING
         self._error = Projector(_NOTHING)
 
-    def _watch(self, node: Any, action: Callable[..., None], *first: Any) -> None:
-        def hook(gradients: Gradients) -> None:
+    def _guarded(self, action: Callable[..., None], *first: Any) -> Callable[..., None]:
+        """Return a hook that neither meets itself nor breaks off the user's backward pass."""
+
+        def hook(*gradients: Gradients) -> None:
             # Backward passes of our own meet the same hooks.
             if self._busy or self._failure is not None:
                 return
             self._busy = True
             try:
                 with exactly():
-                    action(*first, gradients)
+                    action(*first, *gradients)
             except AlignlabError as error:
                 self._failure = error
             except Exception as error:
@@ -176,10 +178,10 @@ class Followed:
             finally:
                 self._busy = False
 
-        self._handles.append(node.register_prehook(hook))
+        return hook
 
-    def _watch_output(self, number: int, call: Call) -> None:
-        self._watch(call.output_edge.node, self._at_output, number)
+    def _watch(self, node: Any, action: Callable[..., None], *first: Any) -> None:
+        self._handles.append(node.register_prehook(self._guarded(action, *first)))
 
     def _at_output(self, number: int, gradients: Gradients) -> None:
         """Begin at the output; elsewhere, refuse what is no part of it."""
@@ -303,7 +305,7 @@ class Followed:
                 x=self._inputs.pop(plan.used[index]),
                 true=true,
                 signals=signals,
-                is_busy=lambda: self._busy,
+                guarded=self._guarded,
             )
             self._handles += [] if handle is None else [handle]
 

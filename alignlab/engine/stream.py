@@ -58,6 +58,7 @@ class Stream:
         self._is_compiled: Final = is_compiled(model)
         self._plans: Final[dict[Any, Plan]] = {}
         self._followed: Followed | None = None
+        self._kept: Final[set[int]] = set()
         self._expected: Plan | None = None
         self._attachment: Attachment | None = None
 
@@ -80,6 +81,9 @@ class Stream:
         if not levels.any:
             yield
             return
+        if step in self._kept:
+            msg = f"Step {step} was observed already; give every step a number of its own."
+            raise MeasurementError(msg)
         if self._followed is not None:
             msg = f"Step {step} is observed inside another observed step; end that one first."
             raise MeasurementError(msg)
@@ -97,6 +101,7 @@ class Stream:
             with plainly(compiled=self._is_compiled), attachment, saving:
                 yield
             self._expected = followed.finish(step, recomputed=attachment.recomputed)
+            self._kept.add(step)
         except BaseException:
             self._expected = None
             raise

@@ -356,6 +356,37 @@ def test_what_cannot_be_followed_is_refused_when_it_is_over(
     assert probe.recording()["step"].values.tolist() == [2]
 
 
+def test_a_step_is_observed_once_and_steps_come_in_any_order() -> None:
+    batch = CASES["tanh"].make()
+    probe = Probe(batch.model, batch.loss, rules=[DFA()], schedule=every(1))
+    for number in (5, 3):
+        with probe.observe(number):
+            step(batch)
+    with pytest.raises(MeasurementError, match="Step 3 was observed already"), probe.observe(3):
+        step(batch)
+    assert probe.recording()["step"].values.tolist() == [3, 5]
+    with probe.observe(4):
+        step(batch)
+    assert probe.recording()["step"].values.tolist() == [3, 4, 5]
+
+
+def test_gradients_of_gradients_are_left_to_the_user() -> None:
+    batch = CASES["tanh"].make()
+    expected = observed(batch, [DFA(), FA()])["cosine_weight_gradient"].isel(step=0)
+    probe = Probe(batch.model, batch.loss, rules=[DFA(), FA()], schedule=EVERY, feedback_draws=2)
+    loss = batch.loss(batch.model(batch.x), batch.y)
+    parameters = list(batch.model.parameters())
+    plain = torch.autograd.grad(loss, parameters, create_graph=True)
+    with probe.observe(0):
+        loss = batch.loss(batch.model(batch.x), batch.y)
+        found = torch.autograd.grad(loss, parameters, create_graph=True)
+    for one, other in zip(plain, found, strict=True):
+        assert torch.equal(one, other)
+        assert other.requires_grad
+    values = probe.recording()["cosine_weight_gradient"].isel(step=0).values
+    np.testing.assert_allclose(values, expected.values, atol=1e-6)
+
+
 def test_a_step_inside_a_step_is_refused() -> None:
     batch = CASES["tanh"].make()
     probe = Probe(batch.model, batch.loss, rules=[DFA()])
