@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, final
@@ -78,7 +78,8 @@ class Observer:
         self._seed: Final = seed
         self._observations: Final = Observations([rule.label for rule in rules])
         self._stream: Stream | None = None
-        self._has_chance = False
+        self._has_chance: set[str] = set()
+        self._replaced: dict[str, Replaced] = {}
 
     def observe(self, step: int) -> AbstractContextManager[None]:
         """Return the context in which the step runs."""
@@ -90,7 +91,15 @@ class Observer:
                 replaces_weights=any(isinstance(r, ReplacedWeightRule) for r in plain),
                 sink=self._observations.take,
             )
-        return self._stream.observe(step, self._levels(step))
+        return self._follow(self._stream, step)
+
+    @contextmanager
+    def _follow(self, stream: Stream, step: int) -> Iterator[None]:
+        levels = self._levels(step)
+        with stream.observe(step, levels):
+            yield
+        if levels.chance:
+            self._has_chance.update(levels.places)
 
     def recording(self) -> xr.Dataset:
         """Return what was observed so far.
@@ -134,12 +143,20 @@ class Observer:
             preactivation=due["preactivation"],
             weight_gradient=due["weight-gradient"],
         )
-        chance = bool(self._draws) and levels.any and (due["chance"] or not self._has_chance)
-        self._has_chance = self._has_chance or (chance and levels.local)
+        chance = (
+            bool(self._draws)
+            and levels.any
+            and (due["chance"] or not self._has_chance.issuperset(levels.places))
+        )
         return replace(levels, chance=chance)
 
     def _draw(self, layout: Layout) -> list[Direct | Replaced]:
-        return followed(self._rules, layout, draws=self._draws, seed=self._seed)
+        found = followed(self._rules, layout, draws=self._draws, seed=self._seed)
+        # What such a rule holds from pass to pass is one for all structures.
+        return [
+            self._replaced.setdefault(rule.label, rule) if isinstance(rule, Replaced) else rule
+            for rule in found
+        ]
 
     def _observed(self, given: Rule | MeasuredRule) -> ObservedRule:
         rule = given.rule if isinstance(given, MeasuredRule) else given

@@ -116,7 +116,8 @@ def _readings(
     site = "" if place == WEIGHT else place
     outputs = {layer.name for layer in layers if layer.is_output}
     hidden = [k for k, name in enumerate(series.layers) if name not in outputs]
-    drawn = _drawn_at(series, number)
+    by_layer = [_drawn_at(series, number, k) for k in range(len(series.layers))]
+    drawn = min((each for each in by_layer if each is not None), default=None)
     if drawn is not None:
         name = CHANCE_STEP_WEIGHT.name if place == WEIGHT else CHANCE_STEP.name
         yield Reading(name, float(series.steps[drawn]), rule.label, site=site)
@@ -124,7 +125,7 @@ def _readings(
         values = getattr(series.shown, field)
         mean = 0.5 if variable == "descent_rate" else 0.0
         chances = [
-            _chance(series, drawn, k, float(values[number, k, 0]), variable, rule.kind)
+            _chance(series, by_layer[k], k, float(values[number, k, 0]), variable, rule.kind)
             for k in hidden
         ]
         statuses = adjusted_statuses(
@@ -146,9 +147,9 @@ def _readings(
             yield from _exact(place, rule.label, name)
 
 
-def _drawn_at(series: Series, number: int) -> int | None:
+def _drawn_at(series: Series, number: int, layer: int) -> int | None:
     """Return the latest step up to this one with redraws, else the first after it."""
-    drawn = np.isfinite(series.shown.cosine[:, :, 1:]).any(axis=(1, 2)).nonzero()[0]
+    drawn = np.isfinite(series.shown.cosine[:, layer, 1:]).any(axis=1).nonzero()[0]
     if not drawn.size:
         return None
     before = drawn[drawn <= number]

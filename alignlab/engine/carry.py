@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -137,12 +138,23 @@ def redraw_weights(
     plan.rows.weights(index, _formed(call, use.edge, true), formed, first=first)
 
 
+@contextmanager
+def _unhooked(weight: GradientEdge) -> Iterator[None]:
+    """Keep the hooks of a parameter for gradients that are its own."""
+    hooks = getattr(getattr(weight.node, "variable", None), "_backward_hooks", None) or {}
+    kept = dict(hooks)
+    hooks.clear()
+    try:
+        yield
+    finally:
+        hooks.update(kept)
+
+
 def _formed(call: Call, weight: GradientEdge, signal: Tensor) -> Tensor:
     """Return the gradient that a signal at a pre-activation causes in the layer's own weight."""
     below = call.input_edge
     # A weight of several layers is reached below too, which is none of this one's business.
-    shared = below is not None and hasattr(weight.node, "variable")
-    with cut([below.node] if shared and below is not None else []):
+    with cut([] if below is None else [below.node]), _unhooked(weight):
         (gradient,) = torch.autograd.grad(
             [call.output_edge], [weight], grad_outputs=[signal], retain_graph=True
         )

@@ -149,7 +149,7 @@ class Comparisons:
                 self._open(place)
             ring = self._rings[place]
             at = self._at[place] = self._slots[place][ring.present]
-            if self._chance.get(at) and not levels.chance:
+            if place == WEIGHT or (self._chance.get(at) and not levels.chance):
                 # What this step will not draw again must not be read as drawn.
                 ring.slots[ring.present].fill_(torch.nan)
             self._chance[at] = levels.chance

@@ -12,9 +12,9 @@ from torch.autograd.graph import GradientEdge
 from alignlab.engine.carry import Gradients, carried, compare_weights
 from alignlab.engine.comparison import ENTRY, PREACTIVATION, Levels
 from alignlab.engine.forward import exactly
-from alignlab.engine.graph import Segment
+from alignlab.engine.graph import Segment, is_chain
 from alignlab.engine.plan import Direct, Plan, Replaced, described
-from alignlab.engine.replacing import Reached, run_backward, run_redraws
+from alignlab.engine.replacing import LARGEST_GAP, Reached, run_backward, run_redraws
 from alignlab.errors import AlignlabError, MeasurementError
 from alignlab.feedback import Projector
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Followed"]
 
 PlanOf = Callable[[Sequence["Call"], tuple[Any, ...], int, Tensor], Plan]
-
-LARGEST_GAP = 0.02
-"""Relative difference of two backward passes that is rounding, in half precision too."""
 
 
 @final
@@ -67,6 +64,7 @@ class Followed:
         self._signature: list[tuple[Any, ...]] = []
         self._calls: list[Call] = []
         self._inputs: dict[int, Tensor] = {}
+        self._outputs: dict[Any, int] = {}
         self._handles: list[RemovableHandle] = []
         self._busy = False
         self._failure: Exception | None = None
@@ -93,7 +91,8 @@ class Followed:
         if self._levels.weight_gradient:
             self._inputs[number] = x
         self._calls.append(call)
-        description = described(call)
+        description = described(call, self._outputs)
+        self._outputs[call.output_edge.node] = number
         self._signature.append(description)
         expected = self._expected
         if expected is not None:
@@ -154,6 +153,7 @@ class Followed:
         # A hook that can reach its own node is a cycle that no garbage collector sees.
         self._handles, self._calls, self._used = [], [], []
         self._inputs, self._entries, self._held, self._expected_signals = {}, {}, {}, {}
+        self._outputs = {}
         self._expected = self._plan = self._exchange = None
         self._gradient = _NOTHING
         self._error = Projector(_NOTHING)
@@ -226,7 +226,7 @@ class Followed:
         plan.rows.begin(self._levels)
         if self._exchange_of is not None:
             self._exchange = self._exchange_of(self._used, self._used[-1].output_edge.node)
-            if plan.passes == 0:
+            if plan.passes == 0 or self._levels.chance:
                 self._expected_signals = self._backward()
         for rule_number, rule in enumerate(plan.rules):
             if isinstance(rule, Replaced):
@@ -268,12 +268,11 @@ class Followed:
         entry = self._entry_edge(group)
         members = [self._used[m].output_edge for m in group.members]
         below = [self._entry_edge(plan.segments[j]) for j in inner]
-        is_chain = k in plan.chains and not inner and plan.passes > 0 and not plan.recomputes
+        quick = k in plan.chains and not inner and plan.passes > 0 and not plan.recomputes
+        quick = quick and is_chain(entry, members[0])
         count = rule.n_draws if self._levels.chance else 1
         for signal in plan.injections[number, k].signals(self._error, count, into=plan.memory):
-            found = carried(
-                entry, [*members, *below], signal, is_chain=is_chain, memory=plan.memory
-            )
+            found = carried(entry, [*members, *below], signal, is_chain=quick, memory=plan.memory)
             if self._local:
                 for m, each in zip(group.members, found, strict=False):
                     self._hold(PREACTIVATION, m, number, each)

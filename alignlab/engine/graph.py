@@ -12,7 +12,7 @@ from torch import Tensor
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from alignlab.engine.attach import Call
 
@@ -20,6 +20,7 @@ __all__ = [
     "Segment",
     "chain_between",
     "cut",
+    "flowing_in",
     "is_chain",
     "leaves_between",
     "reachable_calls",
@@ -98,6 +99,17 @@ def leaves_between(start: Any, stops: Iterable[Any]) -> list[Tensor]:
         for node in walk(start, blocked)
         if node not in blocked and hasattr(node, "variable")
     ]
+
+
+def flowing_in(node: Any, outputs: Mapping[Any, int]) -> tuple[int, ...]:
+    """Return which calls' outputs flow into a node, without passing another call.
+
+    Args:
+        node: Autograd node of a call's input.
+        outputs: Number of each call by the node of its output.
+    """
+    reached = walk(node, set(outputs))
+    return tuple(sorted(outputs[each] for each in reached if each in outputs))
 
 
 def is_chain(entry: Any, end: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from torch import Tensor, nn
 
 from alignlab.engine.comparison import ENTRY, Comparisons
-from alignlab.engine.graph import Segment, is_chain
+from alignlab.engine.graph import Segment, flowing_in, is_chain
 from alignlab.engine.injection import Injection, moved
 from alignlab.engine.layout import Layout
 from alignlab.engine.statistics import Flushed, ring_dtype
@@ -70,16 +70,24 @@ class Replaced:
         return self
 
 
-def described(call: Call) -> tuple[Any, ...]:
-    """Return what the same call of two passes has in common if one plan serves both."""
+def described(call: Call, outputs: Mapping[Any, int]) -> tuple[Any, ...]:
+    """Return what the same call of two passes has in common if one plan serves both.
+
+    Args:
+        call: The call.
+        outputs: Numbers of the calls before it by the nodes of their outputs.
+    """
     edge, output = call.input_edge, call.output_edge
     return (
         call.name,
         call.output_shape,
         type(output.node),
         output.output_nr,
+        call.input_dtype,
+        call.output_type,
         None if edge is None else type(edge.node),
         None if edge is None else edge.output_nr,
+        () if edge is None else flowing_in(edge.node, outputs),
     )
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from alignlab.engine.exchange import Exchange
     from alignlab.engine.plan import Plan, Replaced
 
-__all__ = ["Reached", "run_backward", "run_redraws"]
+__all__ = ["LARGEST_GAP", "Reached", "run_backward", "run_redraws"]
+
+LARGEST_GAP = 0.02
+"""Relative difference of two backward passes that is rounding, in half precision too."""
 
 Reached = dict[tuple[str, int], Tensor]
 """Signals by place and index."""

@@ -19,6 +19,7 @@ from alignlab.engine.layout import Layout
 from alignlab.engine.plan import Direct, Plan, Replaced
 from alignlab.engine.statistics import Flushed
 from alignlab.errors import MeasurementError
+from alignlab.sites import Layer
 
 __all__ = ["Stream"]
 
@@ -59,6 +60,7 @@ class Stream:
         self._plans: Final[dict[Any, Plan]] = {}
         self._followed: Followed | None = None
         self._kept: Final[set[int]] = set()
+        self._layers: tuple[Layer, ...] = ()
         self._expected: Plan | None = None
         self._attachment: Attachment | None = None
 
@@ -102,6 +104,7 @@ class Stream:
                 yield
             self._expected = followed.finish(step, recomputed=attachment.recomputed)
             self._kept.add(step)
+            self._layers = self._layers or self._expected.layers
         except BaseException:
             self._expected = None
             raise
@@ -111,7 +114,14 @@ class Stream:
             self._followed = None
 
     def flush(self) -> None:
-        """Hand all kept rows to the sink."""
+        """Hand all kept rows to the sink.
+
+        Raises:
+            MeasurementError: A step is being observed.
+        """
+        if self._followed is not None:
+            msg = "A step is being observed; ask for the recording when it is over."
+            raise MeasurementError(msg)
         for plan in self._plans.values():
             plan.rows.flush()
 
@@ -125,6 +135,12 @@ class Stream:
             start = calls[number].output_edge.node
             refuse_custom_backwards(start)
             plan = Plan(calls, signature, start, error, self._draw, self._sink)
+            if plan.layers != (self._layers or plan.layers):
+                msg = (
+                    "The layers are not the same in all observed steps, so they make no one "
+                    "recording; observe each kind of pass with a probe of its own."
+                )
+                raise MeasurementError(msg)
             if len(self._plans) == MOST_PLANS:
                 # The one that was used longest ago; its feedback can be drawn again.
                 self._plans.pop(next(iter(self._plans))).rows.flush()

@@ -574,20 +574,134 @@ class TwoEnds(nn.Module):
         return self.one(h), self.other(h)
 
 
-def test_a_loss_that_changes_its_output_layer_is_followed_from_the_new_one() -> None:
+def test_a_loss_that_changes_its_output_layer_is_refused_and_what_was_seen_stays() -> None:
     torch.manual_seed(0)
     model = TwoEnds()
     x, y = torch.randn(8, 6), torch.arange(8) % 3
     probe = Probe(model, functional.cross_entropy, rules=[DFA()], schedule=every(1))
     with probe.observe(0):
         functional.cross_entropy(model(x)[0], y).backward()
-    alone = Probe(model, functional.cross_entropy, rules=[DFA()], schedule=every(1))
-    for each in (probe, alone):
-        with each.observe(1):
-            functional.cross_entropy(model(x)[1], y).backward()
-    with pytest.raises(MeasurementError, match="not the same in all observed steps"):
-        probe.recording()
-    assert alone.recording()["layer"].values.tolist() == ["body", "other"]
+    with pytest.raises(MeasurementError, match="not the same"), probe.observe(1):
+        functional.cross_entropy(model(x)[1], y).backward()
+    with probe.observe(2):
+        functional.cross_entropy(model(x)[0], y).backward()
+    assert probe.recording()["layer"].values.tolist() == ["body", "one"]
+    assert probe.recording()["step"].values.tolist() == [0, 2]
+
+
+class Towers(nn.Module):
+    """Two towers of equal shapes that may change places, and a gate with or without gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(6, 6) for _ in range(4))
+        self.last = nn.Linear(12, 3)
+        self.is_swapped = self.is_gated = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.a(x))
+        h = x * (gate if self.is_gated else gate.detach() + 0 * gate)
+        first, second = torch.tanh(self.b(h)), torch.tanh(self.c(x))
+        if self.is_swapped:
+            first, second = second, first
+        return self.last(torch.cat([torch.tanh(self.d(first)), second], 1))
+
+
+def test_a_model_that_is_wired_anew_is_refused_and_not_read_by_the_old_wires() -> None:
+    torch.manual_seed(0)
+    model, x, y = Towers(), torch.randn(8, 6), torch.arange(8) % 3
+    probe = Probe(model, functional.cross_entropy, rules=[DFA()], schedule=every(1))
+    for number in range(2):
+        with probe.observe(number):
+            functional.cross_entropy(model(x), y).backward()
+    model.is_swapped = True
+    with pytest.raises(MeasurementError, match="not the same"), probe.observe(2):
+        functional.cross_entropy(model(x), y).backward()
+
+
+def test_a_gate_that_gets_a_gradient_later_is_followed_as_it_is_now() -> None:
+    torch.manual_seed(0)
+    model, x, y = Towers(), torch.randn(8, 6), torch.arange(8) % 3
+    probes = [Probe(model, functional.cross_entropy, rules=[DFA(), BP()]) for _ in range(2)]
+    for number in range(4):
+        model.is_gated = number > 1
+        for probe in probes[: 2 if number == 3 else 1]:
+            with probe.observe(number * 10):
+                functional.cross_entropy(model(x), y).backward()
+    found, fresh = (p.recording().sel(step=30)["cosine_error_signal"] for p in probes)
+    np.testing.assert_allclose(found.values, fresh.values, atol=1e-6)
+
+
+def test_the_recording_is_not_read_in_the_middle_of_a_step() -> None:
+    batch = CASES["tanh"].make()
+    probe = Probe(batch.model, batch.loss, rules=[DFA()], schedule=every(1))
+    with probe.observe(0):
+        step(batch)
+        with pytest.raises(MeasurementError, match="when it is over"):
+            probe.recording()
+    assert probe.recording().sizes["step"] == 1
+
+
+def test_a_weight_that_is_frozen_midway_has_no_gradient_from_then_on() -> None:
+    batch = CASES["tanh"].make()
+    probe = Probe(batch.model, batch.loss, rules=[DFA()], schedule=EVERY)
+    for number in range(20):
+        if number == 4:
+            batch.model[2].weight.requires_grad_(False)  # type: ignore[index]
+        with probe.observe(number):
+            step(batch)
+    values = probe.recording()["cosine_weight_gradient"].sel(rule="dfa", layer="2").values
+    assert np.isfinite(values).tolist() == [True] * 4 + [False] * 16
+
+
+def test_hooks_of_parameters_run_once_and_only_on_what_is_theirs() -> None:
+    batch = CASES["conv2d, grouped"].make()
+    calls: list[Tensor] = []
+    batch.model[3].weight.register_hook(lambda g: calls.append(g) or 0.1 * g)  # type: ignore[index, func-returns-value]
+    probe = Probe(batch.model, batch.loss, rules=[BP(), DFA()], schedule=EVERY)
+    with probe.observe(2):
+        step(batch)
+    assert len(calls) == 1
+    ratio = probe.recording()["norm_ratio_weight_gradient"].sel(rule="bp", layer="3")
+    assert ratio.item() == pytest.approx(1.0)
+
+
+class Twice(nn.Module):
+    """One convolution that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(50, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.conv(torch.tanh(self.conv(x)))).flatten(1))
+
+
+def test_a_shared_convolution_under_autocast_has_the_gradient_of_each_call() -> None:
+    torch.manual_seed(0)
+    model, x, y = Twice(), torch.randn(6, 2, 5, 5), torch.arange(6) % 3
+    probe = Probe(model, functional.cross_entropy, rules=[BP()], schedule=EVERY)
+    with probe.observe(0):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = functional.cross_entropy(model(x), y)
+        loss.backward()
+    cosines_found = probe.recording()["cosine_weight_gradient"].sel(rule="bp").values
+    assert (np.abs(cosines_found - 1.0) < 1e-3).all()
+
+
+def test_a_refused_first_step_does_not_take_the_chance_level_with_it() -> None:
+    batch = CASES["tanh"].make()
+    schedule = {"preactivation": every(1), "weight-gradient": at(2, 3), "chance": at(99)}
+    probe = Probe(batch.model, batch.loss, rules=[DFA()], schedule=schedule)
+    with pytest.raises(MeasurementError, match="no backward pass"), probe.observe(0):
+        batch.model(batch.x)
+    for number in range(1, 5):
+        with probe.observe(number):
+            step(batch)
+    found = probe.recording().isel(layer=0, rule=0)
+    assert (found["cosine_error_signal_null_sd"].sel(site="preactivation") > 0).all()
+    weights = found["cosine_weight_gradient_null_sd"].values
+    assert (weights[1:3] > 0).all()
 
 
 def test_many_batch_sizes_are_followed_with_the_memory_of_few() -> None:
