@@ -13,7 +13,7 @@ from alignlab.analyze._scores import provenance
 from alignlab.checkpoints import Checkpoint
 from alignlab.diagnostics._base import Reading, Variable
 from alignlab.diagnostics._chance import adjusted_statuses, readings
-from alignlab.diagnostics._readings import arrays
+from alignlab.diagnostics._readings import FEEDBACK_ORIGIN, arrays
 from alignlab.diagnostics.weight_feedback import WeightFeedback, entries_chance
 from alignlab.errors import CheckpointError
 from alignlab.kernels.cosines import cosine, wide
@@ -39,14 +39,7 @@ _VARIABLES = (
     ),
     Variable("weight_norm", ("layer",), "Frobenius norm of the weights", valid=(0.0, None)),
     *WeightFeedback.variables[:2],
-    Variable(
-        "feedback_origin",
-        ("rule",),
-        "Where the feedback came from",
-        units="",
-        dtype="string",
-        per_step=False,
-    ),
+    FEEDBACK_ORIGIN,
 )
 
 
