@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
-import torch
 from torch import Tensor
 
-from alignlab.diagnostics._alignments import alignments
-from alignlab.diagnostics._base import (
-    AlignmentDiagnostic,
-    Diagnostic,
-    Reading,
-    SnapshotDiagnostic,
-)
 from alignlab.diagnostics._raw import check_kinds, raw_tensors
-from alignlab.diagnostics._readings import (
-    FEEDBACK_HASH,
-    OF_RULES,
-    arrays,
-    coordinates,
-    yielded,
-)
+from alignlab.diagnostics._run import diagnostics_of, recorded
 from alignlab.engine.capture import Capture, Loss
 from alignlab.engine.moment import fill_twin
 from alignlab.errors import InputError
 from alignlab.observation import require_chosen
 from alignlab.observer import Observer
-from alignlab.plugins import load, names
+from alignlab.plugins import names
 from alignlab.reader import Reader, is_read, read
-from alignlab.recording.assembly import assemble
 from alignlab.rules._base import Rule
 from alignlab.rules._task import Task
 from alignlab.schedules import Schedule
-from alignlab.snapshot import MeasuredRule, Snapshot, halves, own_origin, require_no_history
+from alignlab.snapshot import (
+    MeasuredRule,
+    Snapshot,
+    halves,
+    own_origin,
+    require_no_history,
+    require_states,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -77,6 +69,10 @@ class Probe:
         plain_model: A twin of a model whose backward pass is its own: the same layers under the
             same names, without custom autograd functions. It is given the model's weights and
             takes its place in whatever is measured; its own weights are overwritten.
+        earlier: State dicts of earlier in the training by label, for diagnostics that look back;
+            ``"initial"`` is the one at which the training began.
+        twin: A network of the same layers that was trained by backpropagation, for diagnostics
+            that compare with it.
         progress: Called with what is being done, how much is done and how much there is.
 
     Attributes:
@@ -111,6 +107,8 @@ class Probe:
         schedule: Schedule | Mapping[str, Schedule] | None = None,
         feedback_draws: int = 8,
         plain_model: nn.Module | None = None,
+        earlier: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
+        twin: nn.Module | None = None,
         progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
     ) -> None:
         """Choose what is measured; nothing is attached yet."""
@@ -130,6 +128,8 @@ class Probe:
         for given in rules if layers is not None else ():
             require_chosen(given, layers or (), model)
         self._plain_model = plain_model
+        require_states(earlier, model if plain_model is None else plain_model)
+        self._earlier, self._twin = dict(earlier), twin
         self._observer: Observer | Reader
         if any(map(is_read, self._rules)):
             self._observer = Reader(model, self._rules, schedule=schedule, measure=self._measure)
@@ -166,7 +166,7 @@ class Probe:
 
     def _measure(self, x: Any, y: Any, rules: Sequence[Rule | MeasuredRule]) -> xr.Dataset:
         """Measure rules at the present weights of the model, or of its twin at the same."""
-        diagnostics = [_diagnostic(name) for name in self._names]
+        diagnostics = diagnostics_of(self._names)
         if self._plain_model is not None:
             fill_twin(self._plain_model, self._model, x)
         network = self._model if self._plain_model is None else self._plain_model
@@ -176,9 +176,9 @@ class Probe:
             self.output = output.detach() if isinstance(output, Tensor) else None
             self.loss = float(capture.loss.detach())
             snapshot = self._snapshot(capture, x, y, rules)
-            found = list(_measured(snapshot, diagnostics))
+            recording = recorded(snapshot, diagnostics, self._model)
             self.tensors = raw_tensors(snapshot, self._save)
-            return _recording(snapshot, diagnostics, found, self._model)
+            return recording
         finally:
             capture.close()
             capture.state.restore(network)
@@ -261,6 +261,8 @@ class Probe:
             fold=halves(capture.n_samples, seed=self._seed),
             seed=self._seed,
             draws=usual_draws(capture) if self._draws is None else self._draws,
+            earlier=self._earlier,
+            twin=self._twin,
             progress=self._progress,
         )
 
@@ -287,59 +289,3 @@ def _with_own_feedback(capture: Capture, given: Rule | MeasuredRule) -> Measured
     require_no_history(rule)
     feedback = rule.start(capture, seed=getattr(rule, "seed", 0))
     return MeasuredRule(rule, feedback, own_origin(rule))
-
-
-def _diagnostic(name: str) -> Diagnostic:
-    found = load("alignlab.diagnostics", name)
-    assert isinstance(found, type)
-    assert issubclass(found, Diagnostic)
-    return found()
-
-
-def _measured(snapshot: Snapshot, diagnostics: Sequence[Diagnostic]) -> Iterator[Reading]:
-    compared = [d for d in diagnostics if isinstance(d, AlignmentDiagnostic)]
-    yield from alignments(snapshot, compared)
-    for diagnostic in diagnostics:
-        if isinstance(diagnostic, SnapshotDiagnostic):
-            yield from diagnostic.measure(snapshot)
-    for measured in snapshot.rules:
-        yield Reading("feedback_origin", measured.origin, measured.label)
-        yield Reading("rule_yields", yielded(measured.rule), measured.label)
-        yield Reading("feedback_sha256", measured.digest, measured.label)
-        yield Reading("feedback_seed", measured.seed, measured.label)
-
-
-def _recording(
-    snapshot: Snapshot,
-    diagnostics: Sequence[Diagnostic],
-    found: Sequence[Reading],
-    model: nn.Module,
-) -> xr.Dataset:
-    variables = [
-        *OF_RULES,
-        FEEDBACK_HASH,
-        *(v for diagnostic in diagnostics for v in diagnostic.variables),
-    ]
-    rules = [measured.label for measured in snapshot.rules]
-    layers = [layer.name for layer in snapshot.layers]
-    values = arrays(found, variables, rules=rules, layers=layers)
-    return assemble(
-        values,
-        variables,
-        coords=coordinates(rules, snapshot.layers, values),
-        attrs={
-            "alignlab_version": version("alignlab"),
-            "torch_version": torch.__version__,
-            "recording_kind": "probe",
-            "model": type(model).__name__,
-            "mode": "train" if model.training else "eval",
-            "device": str(snapshot.error.device),
-            "dtype": str(snapshot.error.dtype).removeprefix("torch."),
-            "layers_without_gradient": ", ".join(snapshot.capture.without_gradient),
-            "weights_outside_layers": ", ".join(snapshot.capture.other_weights),
-            "n_samples": snapshot.capture.n_samples,
-            "n_errors": snapshot.capture.n_errors,
-            "seed": snapshot.seed,
-            "draws": snapshot.draws,
-        },
-    )

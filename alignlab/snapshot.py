@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import nan
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignlab.engine.updates import Updates, complete
-from alignlab.errors import MeasurementError
+from alignlab.errors import InputError, MeasurementError
 from alignlab.feedback import ORIGINS, Feedback, digest
-from alignlab.kernels.convolution import position_gradients
 from alignlab.kernels.cosines import wide
+from alignlab.layer_view import LayerView
 from alignlab.rules._base import ReplacedWeightRule, Rule
 from alignlab.rules._task import Task
 from alignlab.rules._wrapping import feedback_seed
-from alignlab.sites import ENTRY, SITES, Layer
+from alignlab.sites import SITES, Layer
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from alignlab.engine.capture import Capture, Loss
 
-__all__ = ["LayerView", "MeasuredRule", "Reference", "Snapshot"]
+__all__ = ["INITIAL", "MeasuredRule", "Snapshot"]
 
 Progress = Callable[[str, int, int], None]
+Made = TypeVar("Made")
+
+INITIAL = "initial"
+"""Label of the state at which a training began, among those of earlier."""
 
 
 @dataclass(frozen=True)
@@ -84,122 +91,6 @@ class MeasuredRule:
 
 @final
 @dataclass(frozen=True)
-class Reference:
-    """A signal prepared to be compared with many others.
-
-    Attributes:
-        unit: Rows of unit norm, float64, shape ``(n_samples, n)``; zero where undefined.
-        norms: Norms of the rows, shape ``(n_samples,)``.
-        defined: Rows that have a direction, boolean, shape ``(n_samples,)``.
-        mean: Mean over samples, shape ``(n,)``.
-    """
-
-    unit: Tensor
-    norms: Tensor
-    defined: Tensor
-    mean: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor) -> Reference:
-        """Prepare rows, shape ``(n_samples, n)``."""
-        rows = wide(rows)
-        norms = rows.norm(dim=1)
-        defined = torch.isfinite(norms) & (norms > 0)
-        unit = torch.where(defined.unsqueeze(1), rows / norms.unsqueeze(1), 0.0)
-        return cls(unit, norms, defined, rows.mean(0))
-
-
-@final
-class LayerView:
-    """One layer's signals and updates under one rule, with what follows from them.
-
-    Attributes:
-        layer: The layer.
-        entry: dL/dh, shape ``(n_samples, *entry_shape)``; None for an output layer, and under
-            a rule without error signals.
-        preactivation: dL/da, shape ``(n_samples, *shape)``; None under such a rule.
-        is_local: Whether the weight gradient is the product of signal and input.
-        whole: Updates of the layer's weight and bias as parameters, all calls together; None
-            where there is no such parameter, or updates of parameters were not asked for.
-    """
-
-    def __init__(self, capture: Capture, layer: Layer, updates: Updates, *, fold: Tensor) -> None:
-        """Take a layer's part of what a rule yields; ``fold`` marks one half of the samples."""
-        self.layer: Final = layer
-        self.capture: Final = capture
-        self.entry: Final = updates.entry.get(layer.name)
-        self.preactivation: Final = updates.preactivation.get(layer.name)
-        self.is_local: Final = updates.is_local and self.preactivation is not None
-        self.whole: Final = _own(capture, layer, updates.parameters)
-        self._fold = fold
-        self._references: dict[str, Reference] = {}
-
-    def site(self, name: str) -> Tensor | None:
-        """Return the signal at a site, one row per sample, or None where there is none."""
-        signal = self.entry if name == ENTRY else self.preactivation
-        return None if signal is None else signal.reshape(signal.shape[0], -1)
-
-    def reference(self, site: str) -> Reference | None:
-        """Return the signal at a site, prepared once; None where there is none."""
-        rows = self.site(site)
-        if rows is None:
-            return None
-        if site not in self._references:
-            self._references[site] = Reference.of(rows)
-        return self._references[site]
-
-    @cached_property
-    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of weight and bias, summed over the samples."""
-        if not self.is_local:
-            return self.whole
-        assert self.preactivation is not None
-        return self.capture.weight_gradient(self.layer, self.preactivation)
-
-    def gradients_beside(self, other: LayerView) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients that are compared with those of the layer under another rule.
-
-        Where that yields updates of parameters alone, the gradients of a weight that acts in
-        several calls are those of all of them together.
-        """
-        return self.gradients if other.is_local else self.whole
-
-    @cached_property
-    def weight_halves(self) -> tuple[Tensor, Tensor] | None:
-        """Weight gradients of two disjoint halves of the samples; None without signals."""
-        whole = self.gradients[0]
-        if whole is None or self.preactivation is None or not self.is_local:
-            return None
-        mask = self._fold.reshape(-1, *(1 for _ in self.layer.shape)).to(self.preactivation)
-        first, _ = self.capture.weight_gradient(self.layer, self.preactivation * mask)
-        assert first is not None
-        return first, whole - first
-
-    @cached_property
-    def position_gradients(self) -> Tensor | None:
-        """Weight gradient of every position of a convolution; None elsewhere."""
-        module = self.capture.module_of(self.layer)
-        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or not self.is_local:
-            return None
-        assert self.preactivation is not None
-        return position_gradients(module, self.capture.input_of(self.layer), self.preactivation)
-
-
-def _own(
-    capture: Capture, layer: Layer, updates: Mapping[str, Tensor]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the updates of a layer's weight and bias among those of parameters by name."""
-    if not updates:
-        return None, None
-    names = {id(p): name for name, p in capture.model.named_parameters()}
-    parameters = capture.module_of(layer)._parameters
-    own = [parameters.get("weight"), parameters.get("bias")]
-    found = [None if p is None else updates.get(names[id(p)]) for p in own]
-    return found[0], found[1]
-
-
-@final
-@dataclass(frozen=True)
 class Snapshot:
     """One probing: a captured forward pass, the reference and the rules.
 
@@ -214,6 +105,8 @@ class Snapshot:
         fold: Samples of the first half, boolean.
         seed: Seed of everything that diagnostics draw.
         draws: Redraws of feedback for each chance level.
+        earlier: Parameters and buffers of earlier in the training, by label.
+        twin: A network of the same layers that was trained by backpropagation, or None.
         progress: Called with what is being done, how much is done and how much there is.
     """
 
@@ -227,7 +120,10 @@ class Snapshot:
     fold: Tensor
     seed: int
     draws: int
+    earlier: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    twin: nn.Module | None = None
     progress: Progress = field(default=lambda _label, _done, _total: None)
+    _kept: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -238,6 +134,34 @@ class Snapshot:
     def hidden(self) -> tuple[Layer, ...]:
         """Measured layers but the output, whose gradient is exact by construction."""
         return tuple(layer for layer in self.layers if not layer.is_output)
+
+    @property
+    def initial(self) -> Mapping[str, Tensor] | None:
+        """Parameters and buffers at which the training began; None where they are not known."""
+        return self.earlier.get(INITIAL)
+
+    def shared(self, make: Callable[[Snapshot], Made]) -> Made:
+        """Return what a function makes of this snapshot, made once for all who ask."""
+        if make not in self._kept:
+            self._kept[make] = make(self)
+        found: Made = self._kept[make]
+        return found
+
+    @contextmanager
+    def at(self, label: str) -> Iterator[Capture]:
+        """Run the forward pass with parameters and buffers of earlier in the training.
+
+        Randomness is that of this snapshot. What is computed must be used inside.
+
+        Args:
+            label: One of ``earlier``.
+        """
+        state = self.earlier[label]
+        model = self.capture.model
+        parameters = {name: state[name] for name, _ in model.named_parameters()}
+        buffers = {name: state[name] for name, _ in model.named_buffers() if name in state}
+        with self.task.again(parameters=parameters, buffers=buffers) as capture:
+            yield capture
 
     @cached_property
     def task(self) -> Task:
@@ -323,6 +247,28 @@ def require_no_history(rule: Rule) -> None:
             "its state with it (MeasuredRule)."
         )
         raise MeasurementError(msg)
+
+
+def require_states(earlier: Mapping[str, Mapping[str, Tensor]], model: nn.Module) -> None:
+    """Refuse states of earlier in a training that are not those of the model.
+
+    Raises:
+        InputError: A parameter has no value there, or one of another shape.
+    """
+    for label, state in earlier.items():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            is_parameter = isinstance(value, torch.nn.Parameter)
+            found = state.get(name)
+            if found is None and not is_parameter:
+                continue
+            if found is None or found.shape != value.shape:
+                has = "none" if found is None else f"one of shape {tuple(found.shape)}"
+                msg = (
+                    f"The state {label!r} of earlier has {has} for {name}, of which "
+                    f"{type(model).__name__} has {tuple(value.shape)}; give a state_dict of the "
+                    "same model."
+                )
+                raise InputError(msg)
 
 
 def own_origin(rule: Rule) -> str:

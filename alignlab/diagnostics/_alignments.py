@@ -16,9 +16,10 @@ from alignlab.engine.updates import Updates
 from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
+from alignlab.layer_view import LayerView
 from alignlab.rules._base import DirectRule
 from alignlab.rules._drawn import DrawnFeedback
-from alignlab.snapshot import LayerView, MeasuredRule, Snapshot
+from alignlab.snapshot import MeasuredRule, Snapshot
 
 if TYPE_CHECKING:
     from alignlab.sites import Layer

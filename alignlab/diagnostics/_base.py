@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -13,13 +14,15 @@ from torch import Tensor
 from alignlab.recording.schema import Variable
 
 if TYPE_CHECKING:
-    from alignlab.snapshot import LayerView, Snapshot
+    from alignlab.layer_view import LayerView
+    from alignlab.snapshot import Snapshot
 
 __all__ = [
     "AlignmentDiagnostic",
     "Comparison",
     "Diagnostic",
     "Key",
+    "NotDefined",
     "Reading",
     "SnapshotDiagnostic",
     "Value",
@@ -51,6 +54,21 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class NotDefined:
+    """Why a diagnostic says nothing of a layer.
+
+    Attributes:
+        because: A clause that goes on after "because".
+        rule: Label of the rule for which it says nothing; empty for all.
+        layer: Name of the layer; empty for the whole network.
+    """
+
+    because: str
+    rule: str = ""
+    layer: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One statistic of an approximate signal against the true one.
 
@@ -72,10 +90,12 @@ class Diagnostic(ABC):
     Attributes:
         variables: What it records.
         cost: About how many training steps it takes, per rule.
+        coords: Labels along dimensions of its own.
     """
 
     variables: ClassVar[tuple[Variable, ...]]
     cost: ClassVar[float]
+    coords: ClassVar[Mapping[str, Sequence[float]]] = MappingProxyType({})
 
 
 class AlignmentDiagnostic(Diagnostic):
@@ -110,6 +130,11 @@ class AlignmentDiagnostic(Diagnostic):
         del true, energies
         return {}
 
+    def undefined(self, true: LayerView, approximate: LayerView) -> str:
+        """Return why it compares nothing at a layer, a clause; empty where it does."""
+        del true, approximate
+        return ""
+
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
         """Yield what is recorded beside the alignments, without rule and layer."""
         del true, approximate
@@ -120,5 +145,5 @@ class SnapshotDiagnostic(Diagnostic):
     """Reads a whole snapshot."""
 
     @abstractmethod
-    def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
-        """Yield the readings of a snapshot."""
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
+        """Yield the readings of a snapshot, and why there is none where there is none."""

@@ -19,8 +19,9 @@ from alignlab.kernels.ranks import (
     participation_ratio,
     stable_rank,
 )
+from alignlab.layer_view import LayerView
 from alignlab.rules._base import DirectRule
-from alignlab.snapshot import LayerView, MeasuredRule, Snapshot
+from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["EffectiveRank"]
 

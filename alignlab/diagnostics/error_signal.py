@@ -10,8 +10,8 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
 from alignlab.kernels.cosines import angle, cosine, is_rounding, wide
+from alignlab.layer_view import LayerView, Reference
 from alignlab.sites import ENTRY, SITES
-from alignlab.snapshot import LayerView, Reference
 
 __all__ = ["ErrorSignal"]
 

@@ -9,7 +9,7 @@ import torch
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Variable
 from alignlab.kernels.cosines import cosine, wide
-from alignlab.snapshot import LayerView
+from alignlab.layer_view import LayerView
 
 __all__ = ["UnsharedGradient"]
 

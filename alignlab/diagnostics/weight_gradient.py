@@ -11,7 +11,7 @@ from torch import Tensor
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
 from alignlab.kernels.cosines import cosine, is_rounding, wide
 from alignlab.kernels.layers import linear_part
-from alignlab.snapshot import LayerView
+from alignlab.layer_view import LayerView
 
 __all__ = ["WeightGradient"]
 

@@ -11,7 +11,7 @@ from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from alignlab.errors import MeasurementError
 
-__all__ = ["at_parameters"]
+__all__ = ["at_parameters", "write_buffers"]
 
 
 @contextmanager
@@ -46,6 +46,14 @@ def at_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> Iterator[No
             yield
         finally:
             _write(parameters, kept)
+
+
+@torch.no_grad()
+def write_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write values into buffers; for where the model's state is put back afterwards."""
+    buffers = dict(model.named_buffers())
+    for name, value in values.items():
+        buffers[name].copy_(value)
 
 
 @torch.no_grad()

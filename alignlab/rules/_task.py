@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from alignlab.engine.capture import Capture
-from alignlab.engine.exchanged import at_parameters
+from alignlab.engine.exchanged import at_parameters, write_buffers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +54,11 @@ class Task:
 
     @contextmanager
     def again(
-        self, *, x: Any = None, parameters: Mapping[str, Tensor] = MappingProxyType({})
+        self,
+        *,
+        x: Any = None,
+        parameters: Mapping[str, Tensor] = MappingProxyType({}),
+        buffers: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Iterator[Capture]:
         """Run the forward pass again, with the same randomness and from the same buffers.
 
@@ -63,9 +67,11 @@ class Task:
         Args:
             x: Another batch in place of this one; None for the same.
             parameters: Values by parameter name that take the place of the present ones.
+            buffers: Values by name of the buffer, likewise.
         """
         given, batch = self.capture, self.x if x is None else x
         with given.state.again(self.model), at_parameters(self.model, parameters):
+            write_buffers(self.model, buffers)
             capture = Capture(
                 *(self.model, given.loss_function, batch, self.y), layers=given.chosen
             )

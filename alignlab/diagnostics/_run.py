@@ -1,0 +1,153 @@
+"""Diagnostics run over a snapshot, and the recording of what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignlab.diagnostics._alignments import alignments
+from alignlab.diagnostics._base import (
+    AlignmentDiagnostic,
+    Diagnostic,
+    NotDefined,
+    Reading,
+    SnapshotDiagnostic,
+)
+from alignlab.diagnostics._readings import (
+    FEEDBACK_HASH,
+    NOT_DEFINED,
+    OF_RULES,
+    arrays,
+    coordinates,
+    reasons,
+    yielded,
+)
+from alignlab.errors import InputError
+from alignlab.plugins import load
+from alignlab.recording.assembly import assemble
+from alignlab.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from torch import nn
+
+__all__ = ["diagnostics_of", "recorded"]
+
+
+def diagnostics_of(names: Sequence[str]) -> dict[str, Diagnostic]:
+    """Return diagnostics by name."""
+    return {name: _diagnostic(name) for name in names}
+
+
+def _diagnostic(name: str) -> Diagnostic:
+    found = load("alignlab.diagnostics", name)
+    assert isinstance(found, type)
+    assert issubclass(found, Diagnostic)
+    return found()
+
+
+def recorded(
+    snapshot: Snapshot, diagnostics: Mapping[str, Diagnostic], model: nn.Module
+) -> xr.Dataset:
+    """Return what diagnostics say of a snapshot.
+
+    Args:
+        snapshot: The probing.
+        diagnostics: By name.
+        model: The network that is measured, which a plain one may stand for.
+
+    Returns:
+        A recording of one step.
+    """
+    readings, missing = _measured(snapshot, diagnostics)
+    variables = [
+        *OF_RULES,
+        FEEDBACK_HASH,
+        NOT_DEFINED,
+        *(v for diagnostic in diagnostics.values() for v in diagnostic.variables),
+    ]
+    own = _labels(snapshot, diagnostics)
+    rules = [measured.label for measured in snapshot.rules]
+    layers = [layer.name for layer in snapshot.layers]
+    values: dict[str, Any] = dict(arrays(readings, variables, rules=rules, layers=layers, own=own))
+    if missing:
+        values[NOT_DEFINED.name] = reasons(missing, layers)
+        own["diagnostic"] = list(missing)
+    return assemble(
+        values,
+        variables,
+        coords=coordinates(rules, snapshot.layers, values, own),
+        attrs={
+            "alignlab_version": version("alignlab"),
+            "torch_version": torch.__version__,
+            "recording_kind": "probe",
+            "model": type(model).__name__,
+            "mode": "train" if model.training else "eval",
+            "device": str(snapshot.error.device),
+            "dtype": str(snapshot.error.dtype).removeprefix("torch."),
+            "layers_without_gradient": ", ".join(snapshot.capture.without_gradient),
+            "weights_outside_layers": ", ".join(snapshot.capture.other_weights),
+            "n_samples": snapshot.capture.n_samples,
+            "n_errors": snapshot.capture.n_errors,
+            "seed": snapshot.seed,
+            "draws": snapshot.draws,
+        },
+    )
+
+
+def _measured(
+    snapshot: Snapshot, diagnostics: Mapping[str, Diagnostic]
+) -> tuple[list[Reading], dict[str, list[NotDefined]]]:
+    """Return readings, and by diagnostic why there are none."""
+    compared = {n: d for n, d in diagnostics.items() if isinstance(d, AlignmentDiagnostic)}
+    readings = [*alignments(snapshot, list(compared.values())), *_of_rules(snapshot)]
+    missing: dict[str, list[NotDefined]] = {}
+    for name, diagnostic in diagnostics.items():
+        if isinstance(diagnostic, AlignmentDiagnostic):
+            missing[name] = list(_uncompared(snapshot, diagnostic))
+        if isinstance(diagnostic, SnapshotDiagnostic):
+            snapshot.progress(name, 0, 1)
+            found = list(diagnostic.measure(snapshot))
+            readings += [each for each in found if isinstance(each, Reading)]
+            missing[name] = [each for each in found if isinstance(each, NotDefined)]
+    return readings, {name: each for name, each in missing.items() if each}
+
+
+def _uncompared(snapshot: Snapshot, diagnostic: AlignmentDiagnostic) -> Iterator[NotDefined]:
+    for measured in snapshot.rules:
+        for layer in snapshot.layers:
+            true = snapshot.view(layer, snapshot.true)
+            because = diagnostic.undefined(
+                true, snapshot.view(layer, snapshot.passes[measured.label])
+            )
+            if because:
+                yield NotDefined(because, measured.label, layer.name)
+
+
+def _of_rules(snapshot: Snapshot) -> Iterator[Reading]:
+    for measured in snapshot.rules:
+        yield Reading("feedback_origin", measured.origin, measured.label)
+        yield Reading("rule_yields", yielded(measured.rule), measured.label)
+        yield Reading("feedback_sha256", measured.digest, measured.label)
+        yield Reading("feedback_seed", measured.seed, measured.label)
+
+
+def _labels(snapshot: Snapshot, diagnostics: Mapping[str, Diagnostic]) -> dict[str, Sequence[Any]]:
+    """Return the labels along dimensions that diagnostics bring.
+
+    Raises:
+        InputError: Two diagnostics want different ones along the same dimension.
+    """
+    own: dict[str, Sequence[Any]] = {"earlier": list(snapshot.earlier)}
+    for name, diagnostic in diagnostics.items():
+        for dim, labels in diagnostic.coords.items():
+            if list(own.setdefault(dim, labels)) != list(labels):
+                msg = (
+                    f"{name} has other labels along {dim!r} than another of the diagnostics; "
+                    "measure them in two recordings."
+                )
+                raise InputError(msg)
+    return own

@@ -1,0 +1,137 @@
+"""One layer under one rule: signals, gradients and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, final
+
+import torch
+from torch import Tensor, nn
+
+from alignlab.engine.updates import Updates
+from alignlab.kernels.convolution import position_gradients
+from alignlab.kernels.cosines import wide
+from alignlab.sites import ENTRY, Layer
+
+if TYPE_CHECKING:
+    from alignlab.engine.capture import Capture
+
+__all__ = ["LayerView", "Reference"]
+
+
+@final
+@dataclass(frozen=True)
+class Reference:
+    """A signal prepared to be compared with many others.
+
+    Attributes:
+        unit: Rows of unit norm, float64, shape ``(n_samples, n)``; zero where undefined.
+        norms: Norms of the rows, shape ``(n_samples,)``.
+        defined: Rows that have a direction, boolean, shape ``(n_samples,)``.
+        mean: Mean over samples, shape ``(n,)``.
+    """
+
+    unit: Tensor
+    norms: Tensor
+    defined: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Reference:
+        """Prepare rows, shape ``(n_samples, n)``."""
+        rows = wide(rows)
+        norms = rows.norm(dim=1)
+        defined = torch.isfinite(norms) & (norms > 0)
+        unit = torch.where(defined.unsqueeze(1), rows / norms.unsqueeze(1), 0.0)
+        return cls(unit, norms, defined, rows.mean(0))
+
+
+@final
+class LayerView:
+    """One layer's signals and updates under one rule, with what follows from them.
+
+    Attributes:
+        layer: The layer.
+        entry: dL/dh, shape ``(n_samples, *entry_shape)``; None for an output layer, and under
+            a rule without error signals.
+        preactivation: dL/da, shape ``(n_samples, *shape)``; None under such a rule.
+        is_local: Whether the weight gradient is the product of signal and input.
+        whole: Updates of the layer's weight and bias as parameters, all calls together; None
+            where there is no such parameter, or updates of parameters were not asked for.
+    """
+
+    def __init__(self, capture: Capture, layer: Layer, updates: Updates, *, fold: Tensor) -> None:
+        """Take a layer's part of what a rule yields; ``fold`` marks one half of the samples."""
+        self.layer: Final = layer
+        self.capture: Final = capture
+        self.entry: Final = updates.entry.get(layer.name)
+        self.preactivation: Final = updates.preactivation.get(layer.name)
+        self.is_local: Final = updates.is_local and self.preactivation is not None
+        self.whole: Final = _own(capture, layer, updates.parameters)
+        self._fold = fold
+        self._references: dict[str, Reference] = {}
+
+    def site(self, name: str) -> Tensor | None:
+        """Return the signal at a site, one row per sample, or None where there is none."""
+        signal = self.entry if name == ENTRY else self.preactivation
+        return None if signal is None else signal.reshape(signal.shape[0], -1)
+
+    def reference(self, site: str) -> Reference | None:
+        """Return the signal at a site, prepared once; None where there is none."""
+        rows = self.site(site)
+        if rows is None:
+            return None
+        if site not in self._references:
+            self._references[site] = Reference.of(rows)
+        return self._references[site]
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of weight and bias, summed over the samples."""
+        if not self.is_local:
+            return self.whole
+        assert self.preactivation is not None
+        return self.capture.weight_gradient(self.layer, self.preactivation)
+
+    def gradients_beside(self, other: LayerView) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients that are compared with those of the layer under another rule.
+
+        Where that yields updates of parameters alone, the gradients of a weight that acts in
+        several calls are those of all of them together.
+        """
+        return self.gradients if other.is_local else self.whole
+
+    @cached_property
+    def weight_halves(self) -> tuple[Tensor, Tensor] | None:
+        """Weight gradients of two disjoint halves of the samples; None without signals."""
+        whole = self.gradients[0]
+        if whole is None or self.preactivation is None or not self.is_local:
+            return None
+        mask = self._fold.reshape(-1, *(1 for _ in self.layer.shape)).to(self.preactivation)
+        first, _ = self.capture.weight_gradient(self.layer, self.preactivation * mask)
+        assert first is not None
+        return first, whole - first
+
+    @cached_property
+    def position_gradients(self) -> Tensor | None:
+        """Weight gradient of every position of a convolution; None elsewhere."""
+        module = self.capture.module_of(self.layer)
+        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or not self.is_local:
+            return None
+        assert self.preactivation is not None
+        return position_gradients(module, self.capture.input_of(self.layer), self.preactivation)
+
+
+def _own(
+    capture: Capture, layer: Layer, updates: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the updates of a layer's weight and bias among those of parameters by name."""
+    if not updates:
+        return None, None
+    names = {id(p): name for name, p in capture.model.named_parameters()}
+    parameters = capture.module_of(layer)._parameters
+    own = [parameters.get("weight"), parameters.get("bias")]
+    found = [None if p is None else updates.get(names[id(p)]) for p in own]
+    return found[0], found[1]
