@@ -1,0 +1,152 @@
+"""Weight gradients of one position each, through their inner products alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignlab.errors import InputError
+from alignlab.kernels.convolution import CONVOLUTIONS
+from alignlab.kernels.cosines import wide
+
+__all__ = ["PositionProducts", "shares_positions"]
+
+_MOST_ENTRIES = 2**26
+
+
+def shares_positions(module: nn.Module) -> bool:
+    """Whether a layer's weight acts at positions, and each output position by itself.
+
+    A transposed convolution does not: at an output position several input positions meet.
+    """
+    return isinstance(module, (nn.Linear, *CONVOLUTIONS))
+
+
+@final
+class PositionProducts:
+    r"""Inner products of the weight gradients that single positions cause.
+
+    A signal s causes at position p the gradient :math:`g_p = \sum_i s_{ip} x_{ip}^\top`, with
+    :math:`x_{ip}` what the weight reads there. Then :math:`\sum_p\langle g_p, g'_p\rangle =
+    \langle Ks, s'\rangle` with :math:`(Ks)_{ip} = \sum_j \langle x_{ip}, x_{jp}\rangle s_{jp}`,
+    so that no gradient is formed. Where samples are more than inputs of a unit the gradients are
+    formed after all, tap by tap. Source: our derivation.
+
+    Args:
+        module: A convolution, or a Linear layer on any number of positions.
+        x: Its input, shape ``(n_samples, ...)``.
+
+    Raises:
+        InputError: Another kind of module.
+
+    Example:
+        >>> module = nn.Conv1d(1, 1, 1, bias=False)
+        >>> products = PositionProducts(module, torch.tensor([[[1.0, 2.0, 3.0]]]))
+        >>> products.energy(torch.ones(1, 1, 3)).item()  # 1 + 4 + 9
+        14.0
+    """
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        """Bring the input into the form in which it is used many times."""
+        if not shares_positions(module):
+            msg = (
+                f"{type(module).__name__} has no weight gradient of single positions; Linear, "
+                "Conv1d, Conv2d and Conv3d have."
+            )
+            raise InputError(msg)
+        self._module: Final[Any] = module
+        self._groups: Final[int] = getattr(module, "groups", 1)
+        x = x if x.dtype == torch.float64 else x.float()
+        self._maps: Final = self._read(x.detach())
+        inputs = self._maps.shape[-1] * prod(getattr(module, "kernel_size", (1,)))
+        places = self._maps.shape[:-2].numel()
+        is_small = places * len(x) ** 2 <= _MOST_ENTRIES
+        self._gram: Final = self._grams() if len(x) <= inputs and is_small else None
+
+    def applied(self, signal: Tensor) -> Tensor:
+        """Return K s: the product of its inner product with a signal's is that of the gradients.
+
+        Args:
+            signal: dL/da, shape ``(n_samples, ...)`` of the layer's output.
+
+        Returns:
+            Of the same shape.
+        """
+        rows = self._rows(signal)
+        if self._gram is not None:
+            found = self._gram @ rows
+        else:
+            found = torch.zeros_like(rows)
+            for x in self._taps(rows.shape[1:-2]):
+                found += x @ (x.mT @ rows)
+        return self._unrows(found, signal)
+
+    def energy(self, signal: Tensor) -> Tensor:
+        r"""Return :math:`\sum_p \|g_p\|^2`.
+
+        Returns:
+            At least 0 up to rounding, float64 scalar.
+        """
+        rows = self._rows(signal)
+        if self._gram is not None:
+            return (wide(self._gram @ rows) * wide(rows)).sum()
+        parts = [wide(x.mT @ rows).square().sum() for x in self._taps(rows.shape[1:-2])]
+        return torch.stack(parts).sum()
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Return the padded input, shape ``(groups, *positions, n_samples, channels)``."""
+        if isinstance(self._module, nn.Linear):
+            return x.flatten(1, -2).movedim(0, -2).unsqueeze(0) if x.dim() > 2 else x[None, None]
+        twice = self._module._reversed_padding_repeated_twice
+        mode = self._module.padding_mode
+        if mode != "zeros" or self._module.padding == "same":
+            x = functional.pad(x, twice, mode="constant" if mode == "zeros" else mode)
+        elif self._module.padding != "valid":
+            x = functional.pad(x, [p for p in reversed(self._module.padding) for _ in range(2)])
+        return x.unflatten(1, (self._groups, -1)).movedim((0, 1, 2), (-2, 0, -1)).contiguous()
+
+    def _grams(self) -> Tensor:
+        """Return K, shape ``(groups, *output positions, n_samples, n_samples)``."""
+        near = self._maps @ self._maps.mT
+        total: Tensor | None = None
+        for part in self._windows(near):
+            total = part.clone() if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+    def _taps(self, positions: torch.Size) -> Iterator[Tensor]:
+        """Yield what every tap reads, ``(groups, *output positions, n_samples, channels)``."""
+        for part in self._windows(self._maps):
+            assert part.shape[1:-2] == positions
+            yield part
+
+    def _windows(self, maps: Tensor) -> Iterator[Tensor]:
+        if isinstance(self._module, nn.Linear):
+            yield maps
+            return
+        kernel, stride, dilation = (
+            self._module.kernel_size, self._module.stride, self._module.dilation,
+        )  # fmt: skip
+        last = [n - d * (k - 1) for n, d, k in zip(maps.shape[1:-2], dilation, kernel, strict=True)]
+        for tap in product(*map(range, kernel)):
+            steps = zip(tap, dilation, last, stride, strict=True)
+            window = (slice(t * d, t * d + n, s) for t, d, n, s in steps)
+            yield maps[:, *window]
+
+    def _rows(self, signal: Tensor) -> Tensor:
+        """Return a signal as ``(groups, *positions, n_samples, outputs)``."""
+        signal = signal.to(self._maps)
+        if isinstance(self._module, nn.Linear):
+            return self._read(signal)
+        return signal.unflatten(1, (self._groups, -1)).movedim((0, 1, 2), (-2, 0, -1)).contiguous()
+
+    def _unrows(self, rows: Tensor, signal: Tensor) -> Tensor:
+        if isinstance(self._module, nn.Linear):
+            return rows[0].movedim(-2, 0).reshape(signal.shape)
+        return rows.movedim((-2, 0, -1), (0, 1, 2)).flatten(1, 2)
