@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -189,11 +189,9 @@ def _sensitivity(snapshot: Snapshot) -> Iterator[Reading]:
 
 def _central_difference(snapshot: Snapshot) -> Iterator[Reading]:
     gradient = snapshot.true.parameters
-    norm = torch.stack([wide(g).square().sum().cpu() for g in gradient.values()]).sum().sqrt()
     parameters = dict(snapshot.capture.model.named_parameters())
-    size = torch.stack([wide(p.detach()).square().sum().cpu() for p in parameters.values()])
+    length, extent = _norm(gradient.values()), _norm(p.detach() for p in parameters.values())
     precision = _precision(snapshot)
-    length, extent = float(norm), float(size.sum().sqrt())
     if not length > 0:
         yield Reading("reference_check", "undecided")
         return
@@ -214,6 +212,11 @@ def _central_difference(snapshot: Snapshot) -> Iterator[Reading]:
     verdict = "agrees" if error <= tolerance else "disagrees"
     yield Reading("reference_check_error", error)
     yield Reading("reference_check", verdict if tolerance < 0.1 else "undecided")
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """Return the norm of tensors as one vector."""
+    return float(sum(fetched([wide(tensor).square().sum() for tensor in tensors])) ** 0.5)
 
 
 def _precision(snapshot: Snapshot) -> torch.dtype:
