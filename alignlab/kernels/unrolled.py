@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alignlab.errors import InputError
-from alignlab.kernels.convolution import CONVOLUTIONS
 from alignlab.kernels.layers import linear_part
 
-__all__ = ["Connections", "connections", "unrolled"]
+__all__ = ["Connections", "connections", "read_positions", "tap_overlaps", "unrolled"]
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -94,11 +94,10 @@ def connections(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Conne
     """
     if isinstance(module, nn.Linear):
         return _of_linear(module, tuple(shape))
-    if isinstance(module, CONVOLUTIONS):
+    if isinstance(module, _CONVOLUTIONS):
         return _of_convolution(module, tuple(shape))
     if isinstance(module, _TRANSPOSED):
-        weight = torch.empty_like(module.weight, device="meta")
-        outer = linear_part(module, torch.empty((1, *shape), device="meta"), weight).shape[1:]
+        outer = _shape_after(module, tuple(shape))
         found = _of_convolution(module, tuple(outer), positions=tuple(shape[1:]))
         return Connections(found.inputs, found.outputs, found.weights, found.shape[::-1])
     msg = f"{type(module).__name__} is not unrolled; Linear and (transposed) convolutions are."
@@ -116,7 +115,7 @@ def _of_convolution(
     module: Any, shape: tuple[int, ...], *, positions: tuple[int, ...] | None = None
 ) -> Connections:
     """Return the connections of a convolution, or of the one that a transposed one transposes."""
-    read = _read_positions(module, shape[1:], positions)
+    read = read_positions(module, shape[1:], positions)
     n_positions, taps = read.shape
     rows, columns = module.weight.shape[0] // module.groups, module.weight.shape[1]
     group, o, i, place, tap = torch.meshgrid(
@@ -133,12 +132,51 @@ def _of_convolution(
     return Connections(outputs[acting], inputs[acting], weights[acting], sizes)
 
 
-def _read_positions(
-    module: Any, spatial: tuple[int, ...], positions: tuple[int, ...] | None
-) -> Tensor:
-    """Return which input position every tap reads at every output position, -1 in the padding.
+def tap_overlaps(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Tensor:
+    """Return at how many places of the unrolled matrix two taps stand together.
 
-    Shape ``(n_positions, n_taps)``.
+    It is the Gram matrix of what single taps are in the unrolled matrix: diagonal, with the
+    places at which each tap acts, unless padding brings one input to an output twice.
+
+    Args:
+        module: Linear, convolution, or transposed convolution.
+        shape: Shape of one input, without an axis of samples.
+
+    Returns:
+        Shape ``(n_taps, n_taps)``, float64; of a Linear layer the number of positions.
+
+    Example:
+        >>> tap_overlaps(nn.Conv1d(2, 3, 3, padding=1), (2, 4)).diagonal()
+        tensor([3., 4., 3.], dtype=torch.float64)
+    """
+    if isinstance(module, nn.Linear):
+        return torch.full((1, 1), float(prod(shape[:-1])), dtype=torch.float64)
+    spatial, positions = tuple(shape[1:]), None
+    if isinstance(module, _TRANSPOSED):
+        spatial, positions = tuple(_shape_after(module, tuple(shape))[1:]), spatial
+    read = read_positions(module, spatial, positions)
+    same = (read.unsqueeze(1) == read.unsqueeze(2)) & (read >= 0).unsqueeze(1)
+    return same.sum(0).double()
+
+
+def _shape_after(module: Any, shape: tuple[int, ...]) -> torch.Size:
+    weight = torch.empty_like(module.weight, device="meta")
+    return linear_part(module, torch.empty((1, *shape), device="meta"), weight).shape[1:]
+
+
+def read_positions(
+    module: Any, spatial: tuple[int, ...], positions: tuple[int, ...] | None = None
+) -> Tensor:
+    """Return which input position every tap reads at every output position.
+
+    Args:
+        module: A convolution; of a transposed one, the convolution that it transposes.
+        spatial: Positions of the input along each axis.
+        positions: Positions of the output, where the stride leaves some over.
+
+    Returns:
+        Numbers in the order of the flat positions, -1 in the padding, on the host, shape
+        ``(n_positions, n_taps)``.
     """
     where = torch.arange(prod(spatial), dtype=torch.float64).reshape(1, 1, *spatial)
     if module.padding_mode == "zeros":

@@ -95,10 +95,38 @@ def test_tap_counts_and_energy_are_those_of_the_unrolled_matrix(
         assert float(energy) == pytest.approx(float(matrix_of(module, weight, shape).norm() ** 2))
 
 
+REPEATING = {
+    "conv1d, reflected": (nn.Conv1d(2, 2, 5, padding=2, padding_mode="reflect"), (2, 5)),
+    "conv2d, replicated": (nn.Conv2d(1, 2, 3, padding=1, padding_mode="replicate"), (1, 3, 4)),
+    "conv1d, around twice": (nn.Conv1d(2, 2, 5, padding=2, padding_mode="circular"), (2, 3)),
+}
+
+
+def entries_of(module: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return what every weight entry is in the unrolled matrix, from what the layer does."""
+    x = torch.eye(prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    units = torch.eye(module.weight.numel(), dtype=torch.float64).reshape(-1, *module.weight.shape)
+    return np.stack([linear_part(module, x, unit).flatten(1).T.flatten().numpy() for unit in units])
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"), [*REPEATING.values(), *CIRCULAR.values()], ids=[*REPEATING, *CIRCULAR]
+)
+def test_the_structured_share_knows_padding_that_repeats_inputs(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    first, second = doubles(3, *shape), doubles(4, *module(torch.zeros(1, *shape)).shape[1:])[:3]
+    target = (second.flatten(1).T @ first.flatten(1)).numpy().ravel()
+    entries = entries_of(module, shape)
+    projected = entries.T @ np.linalg.lstsq(entries.T, target, rcond=None)[0]
+    expected = np.linalg.norm(projected) / np.linalg.norm(target)
+    assert float(structured_share(module, first, second)) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("module", "shape"), [*LAYERS.values(), *SPREAD.values()], ids=[*LAYERS, *SPREAD]
 )
-def test_the_structured_share_is_the_projection_on_all_weights_of_the_layer(
+def test_the_structured_share_is_is_the_projection_on_all_weights_of_the_layer(
     module: Any, shape: tuple[int, ...]
 ) -> None:
     above = output_shape(module, shape)
@@ -116,7 +144,7 @@ def test_the_weights_of_a_linear_layer_reach_any_feedback() -> None:
     assert float(share) == pytest.approx(1.0, abs=1e-12)
 
 
-@each_layer
+@each_map
 def test_the_design_builds_the_gradient_at_the_input_from_any_weight(
     module: Any, shape: tuple[int, ...]
 ) -> None:
@@ -125,8 +153,8 @@ def test_the_design_builds_the_gradient_at_the_input_from_any_weight(
     weight = doubles(*module.weight.shape)
     signal = doubles(5, *output_shape(module, shape))
     features = design(module, signal, torch.Size((5, *shape)))
-    # A weight's features are its output channel and its tap, in that order.
-    by_feature = weight.flatten(2).transpose(1, 2) if weight.dim() > 2 else weight.unsqueeze(1)
+    # A weight's features are its tap and its output channel, in that order.
+    by_feature = weight.flatten(2).permute(2, 0, 1) if weight.dim() > 2 else weight.unsqueeze(0)
     kernel = by_feature.reshape(-1, weight.shape[1])
     built = torch.einsum("nfp,fc->ncp", features, kernel)
     expected = transposed(module, signal, weight, torch.Size((5, *shape)))
