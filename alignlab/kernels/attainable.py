@@ -18,7 +18,7 @@ Halves = tuple[Tensor, Tensor]
 _TOLERANCE = 1e-10
 _ROWS_PER_FEATURE = 5
 _MOST_ROWS = 5_000
-_STEPS = 24
+_STEPS = 20
 _MOST_WORK = 2e11
 
 
@@ -57,15 +57,21 @@ class Attainable:
     def __init__(self, features: Halves, *, gains: Halves | None = None) -> None:
         """Whiten the features of both halves together."""
         rows = [_by_row(half) for half in features]
-        moments = torch.stack([wide(half).T @ wide(half) for half in rows]).sum(0)
-        values, vectors = torch.linalg.eigh(moments)
+        plain = [wide(half) for half in rows]
+        moments = [half.T @ half for half in plain]
+        values, vectors = torch.linalg.eigh(moments[0] + moments[1])
         values, vectors = values.flip(0), vectors.flip(1)
         most = max(1, min(map(len, rows)) // _ROWS_PER_FEATURE)
         values, vectors = values[:most], vectors[:, :most]
         kept = (values > _TOLERANCE * values[:1]) & (values > 0)
         scale = torch.where(kept, values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
-        self._rows: Final = [(wide(half) @ (vectors * scale)).to(half) for half in rows]
-        self._halves: Final = _fits(self._rows, gains)
+        whitening = vectors * scale
+        like = rows[0]
+        self._rows: Final = [(half @ whitening).to(like) for half in plain]
+        own = [(whitening.T @ each @ whitening).to(like) for each in moments]
+        self._halves: Final = (
+            _plain(self._rows, own) if gains is None else _gated(self._rows, gains)
+        )
 
     @staticmethod
     def is_affordable(n_features: int, n_channels: int, n_rows: int) -> bool:
@@ -81,7 +87,7 @@ class Attainable:
         """
         other = object.__new__(Attainable)
         object.__setattr__(other, "_rows", self._rows)
-        object.__setattr__(other, "_halves", _fits(self._rows, gains))
+        object.__setattr__(other, "_halves", _gated(self._rows, gains))
         return other
 
     def cosines(self, targets: Sequence[Halves]) -> Tensor:
@@ -104,12 +110,19 @@ class Attainable:
 class _Half:
     """One half of the samples: to be fitted on, and to be read on."""
 
-    def __init__(self, rows: Tensor, gains: Tensor | None, kept: Tensor | None) -> None:
-        """Take whitened rows, gains by row and which directions are fitted, None for all."""
+    def __init__(
+        self,
+        rows: Tensor,
+        *,
+        moments: Tensor | None = None,
+        gains: Tensor | None = None,
+        kept: Tensor | None = None,
+    ) -> None:
+        """Take whitened rows with their moments, or with gains and which directions are fitted."""
         self._rows = rows
         self._kept = kept
         self._gains = gains
-        self._moments = rows.T @ rows if gains is None else None
+        self._moments = moments
         if gains is not None:
             # A factor on all gains of a channel changes no fit.
             largest = gains.amax(0, keepdim=True)
@@ -161,15 +174,18 @@ class _Half:
         return found
 
 
-def _fits(rows: Sequence[Tensor], gains: Halves | None) -> tuple[_Half, _Half]:
-    if gains is None:
-        first, second = (_Half(half, None, None) for half in rows)
-        return first, second
+def _plain(rows: Sequence[Tensor], moments: Sequence[Tensor]) -> tuple[_Half, _Half]:
+    first, second = (_Half(half, moments=own) for half, own in zip(rows, moments, strict=True))
+    return first, second
+
+
+def _gated(rows: Sequence[Tensor], gains: Halves) -> tuple[_Half, _Half]:
     by_row = [_by_row(half) for half in gains]
     acting = torch.stack([(half > 0).sum(0).double().median() for half in by_row]).amin()
     order = torch.arange(rows[0].shape[1], device=rows[0].device)
-    kept = (order < (acting / _ROWS_PER_FEATURE).floor().clamp_min(1.0)).to(rows[0]).unsqueeze(1)
-    first, second = (_Half(r, g, kept) for r, g in zip(rows, by_row, strict=True))
+    most = (acting / _ROWS_PER_FEATURE).floor().clamp_min(1.0)
+    kept = (order < most).to(rows[0]).unsqueeze(1)
+    first, second = (_Half(r, gains=g, kept=kept) for r, g in zip(rows, by_row, strict=True))
     return first, second
 
 

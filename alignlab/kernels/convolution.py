@@ -154,10 +154,10 @@ def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
     Returns:
         Shape ``(n_samples, n_features, n_places)``: the gradient at place p and input
         channel c is the sum over features of ``weight[feature, c] * design[:, feature, p]``.
-        A feature is a tap and an output channel, in that order. A linear layer has one place.
+        A feature is a tap and an output channel, in that order.
     """
     if isinstance(module, nn.Linear):
-        return signal.reshape(shape[0], -1, 1)
+        return signal.reshape(shape[0], -1, signal.shape[-1]).mT
     read = read_positions(module, shape[2:])
     channels, taps = signal.shape[1], read.shape[1]
     # Channels last: what a tap brings to a place is then one piece of memory.
