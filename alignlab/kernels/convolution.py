@@ -6,7 +6,6 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import linear_part
@@ -14,68 +13,16 @@ from alignlab.kernels.unrolled import read_positions, tap_overlaps
 
 __all__ = [
     "CONVOLUTIONS",
-    "coherence",
     "design",
-    "position_gradients",
     "radial_power",
     "spatial_mean_share",
     "structured_share",
 ]
 
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 RADIAL_EDGES = torch.linspace(0.0, 0.9, 19, dtype=torch.float64)
 """Upper edges of the bands of spatial frequency, cycles per position; the first is the mean."""
-
-_LARGEST_CHUNK = 2**25
-
-
-def position_gradients(module: Convolution, x: Tensor, signal: Tensor) -> Tensor:
-    """Return the weight gradient of every position, as if weights were not shared.
-
-    Args:
-        module: The convolution.
-        x: Its input, shape ``(n_samples, in_channels, ...)``.
-        signal: dL/da, shape ``(n_samples, out_channels, ...)``.
-
-    Returns:
-        Shape ``(n_positions, out_channels, in_channels / groups * taps)``; its sum over
-        positions is the weight gradient.
-    """
-    taps = prod(module.kernel_size)
-    groups, n_samples = module.groups, x.shape[0]
-    n_positions = prod(signal.shape[2:])
-    per_sample = x.shape[1] * taps * n_positions
-    chunk = max(1, _LARGEST_CHUNK // max(per_sample, 1))
-    total: Tensor | None = None
-    for start in range(0, n_samples, chunk):
-        part = slice(start, start + chunk)
-        patches = _patches(module, x[part]).flatten(2)
-        rows = signal[part].to(patches).flatten(2)
-        rows = rows.unflatten(1, (groups, -1)).permute(1, 3, 2, 0)
-        columns = patches.unflatten(1, (groups, -1)).permute(1, 3, 0, 2)
-        product = (rows @ columns).transpose(0, 1).flatten(1, 2)
-        total = product if total is None else total + product
-    assert total is not None
-    return total
-
-
-def coherence(gradients: Tensor) -> Tensor:
-    r"""Return :math:`\|\sum_p g_p\|/\sqrt{P\sum_p\|g_p\|^2}`.
-
-    Source: our derivation.
-
-    Args:
-        gradients: Weight gradient of every position, shape ``(n_positions, ...)``.
-
-    Returns:
-        Dimensionless, in [0, 1]; about ``n_positions ** -0.5`` where positions are
-        unrelated, 1 where all agree; NaN where all are zero.
-    """
-    rows = wide(gradients).flatten(1)
-    result: Tensor = rows.sum(0).norm() / (rows.shape[0] * rows.square().sum()).sqrt()
-    return result
 
 
 def spatial_mean_share(signal: Tensor) -> Tensor:
@@ -169,20 +116,3 @@ def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
         brought = by_place[source.to(signal.device)]
         result[:, :, tap].index_add_(0, target.to(signal.device), brought)
     return result.flatten(2).permute(1, 2, 0)
-
-
-def _patches(module: Convolution, x: Tensor) -> Tensor:
-    """Return what every weight of the convolution sees, ``(n, in_channels * taps, ...)``."""
-    taps, channels = prod(module.kernel_size), x.shape[1]
-    kernel = torch.eye(taps, dtype=x.dtype, device=x.device)
-    kernel = kernel.reshape(taps, 1, *module.kernel_size)
-    kernel = kernel.repeat(channels, *(1 for _ in range(kernel.dim() - 1)))
-    padding: str | tuple[int, ...] = module.padding
-    if module.padding_mode != "zeros":
-        twice = module._reversed_padding_repeated_twice
-        x = functional.pad(x, twice, mode=module.padding_mode)
-        padding = tuple(0 for _ in module.kernel_size)
-    convolution = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-    return convolution[len(module.kernel_size)](
-        x, kernel, None, module.stride, padding, module.dilation, channels
-    )

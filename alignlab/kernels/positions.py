@@ -99,6 +99,23 @@ class PositionProducts:
         parts = [wide(x.mT @ rows).square().sum() for x in self._taps(rows.shape[1:-2])]
         return torch.stack(parts).sum()
 
+    def coherence(self, signal: Tensor) -> Tensor:
+        r"""Return :math:`\|\sum_p g_p\|/\sqrt{P\sum_p\|g_p\|^2}`.
+
+        Source: our derivation.
+
+        Returns:
+            Dimensionless, in [0, 1], float64 scalar; about ``n_positions ** -0.5`` where
+            positions are unrelated, 1 where all agree; NaN where all are zero.
+        """
+        rows = self._rows(signal)
+        places = rows.shape[1:-2].numel()
+        flat = rows.flatten(1, -2)
+        taps = self._taps(rows.shape[1:-2])
+        summed = [wide(x.flatten(1, -2).mT @ flat).square().sum() for x in taps]
+        share = torch.stack(summed).sum() / (places * self.energy(signal))
+        return share.sqrt().clamp_max(1.0)
+
     def _read(self, x: Tensor) -> Tensor:
         """Return the padded input, shape ``(groups, *positions, n_samples, channels)``."""
         if isinstance(self._module, nn.Linear):

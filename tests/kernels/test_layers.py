@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignlab.kernels.convolution import coherence, design, position_gradients, structured_share
+from alignlab.kernels.convolution import design, structured_share
 from alignlab.kernels.layers import linear_part, operator_energy, tap_counts, transposed
 from tests.oracles.dense import free_entries, output_shape, unrolled
 
@@ -160,40 +160,3 @@ def test_the_design_builds_the_gradient_at_the_input_from_any_weight(
     expected = transposed(module, signal, weight, torch.Size((5, *shape)))
     by_channel = expected.movedim(-1, 1) if isinstance(module, nn.Linear) else expected
     torch.testing.assert_close(built.flatten(1), by_channel.flatten(1))
-
-
-@each_map
-def test_the_gradients_of_all_positions_are_those_of_a_layer_without_sharing(
-    module: Any, shape: tuple[int, ...]
-) -> None:
-    if isinstance(module, nn.Linear):
-        return
-    x, signal = doubles(5, *shape), doubles(5, *output_shape(module, shape))
-    found = position_gradients(module, x, signal)
-    positions = prod(signal.shape[2:])
-    taps = module.weight[0].numel()
-    assert found.shape == (positions, module.out_channels, taps)
-    for position in range(positions):
-        alone = torch.zeros_like(signal).flatten(2)
-        alone[..., position] = signal.flatten(2)[..., position]
-        weight = doubles(*module.weight.shape).requires_grad_()
-        linear_part(module, x, weight).backward(alone.reshape(signal.shape))
-        assert weight.grad is not None
-        torch.testing.assert_close(found[position], weight.grad.flatten(1))
-
-
-def test_position_gradients_do_not_depend_on_how_samples_are_cut(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    module = nn.Conv2d(2, 3, 3)
-    x, signal = doubles(7, 2, 5, 5), doubles(7, 3, 3, 3)
-    whole = position_gradients(module, x, signal)
-    monkeypatch.setattr("alignlab.kernels.convolution._LARGEST_CHUNK", 1)
-    torch.testing.assert_close(position_gradients(module, x, signal), whole)
-
-
-def test_coherence_is_one_where_positions_agree_and_small_where_they_do_not() -> None:
-    assert float(coherence(torch.ones(9, 2, 3))) == pytest.approx(1.0)
-    assert float(coherence(torch.eye(16))) == pytest.approx(16**-0.5)
-    assert float(coherence(torch.tensor([[1.0], [-1.0]]))) == 0.0
-    assert torch.isnan(coherence(torch.zeros(4, 2)))

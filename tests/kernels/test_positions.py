@@ -66,6 +66,8 @@ def test_products_are_those_of_the_gradients_of_all_positions(
     torch.testing.assert_close(products.energy(first), mine.square().sum())
     inner = (products.applied(first) * second).sum()
     torch.testing.assert_close(inner, (mine * other).sum())
+    expected = mine.sum(0).norm() / (len(mine) * mine.square().sum()).sqrt()
+    torch.testing.assert_close(products.coherence(first), expected)
 
 
 @settings(deadline=None, max_examples=20)
@@ -94,3 +96,13 @@ def test_large_inputs_are_taken_tap_by_tap(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_transposed_convolution_is_refused() -> None:
     with pytest.raises(InputError, match="ConvTranspose1d has no weight gradient of single"):
         PositionProducts(nn.ConvTranspose1d(2, 3, 3), torch.zeros(1, 2, 5))
+
+
+def test_coherence_is_one_where_positions_agree_and_small_where_they_do_not() -> None:
+    products = PositionProducts(nn.Conv1d(1, 1, 1), torch.ones(1, 1, 16))
+    assert float(products.coherence(torch.ones(1, 1, 16))) == pytest.approx(1.0)
+    alternating = (-1.0) ** torch.arange(16).reshape(1, 1, 16)
+    assert float(products.coherence(alternating)) == 0.0
+    assert torch.isnan(products.coherence(torch.zeros(1, 1, 16)))
+    apart = PositionProducts(nn.Conv1d(16, 1, 1), torch.eye(16).unsqueeze(0))
+    assert float(apart.coherence(torch.ones(1, 1, 16))) == pytest.approx(0.25)
