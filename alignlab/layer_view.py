@@ -125,10 +125,13 @@ class LayerView:
 
     @cached_property
     def position_adjoint(self) -> Tensor | None:
-        """Signal whose product with another is that of the gradients of all positions."""
+        """Signal whose product with another is that of all positions' gradients with unit ones.
+
+        Those of this signal, that is, divided by their norm; in the shape of the pre-activation.
+        """
         if self.position_products is None or self.preactivation is None:
             return None
-        return self.position_products.applied(self.preactivation)
+        return self.position_products.adjoint(self.preactivation)
 
 
 def _own(

@@ -85,8 +85,8 @@ class UnsharedGradient(AlignmentDiagnostic):
         if not approximate.is_local:
             return {}
         energy = products.energy(signal)
-        inner = (wide(adjoint) * wide(signal).reshape(adjoint.shape)).sum()
-        value = (inner / energy.sqrt() / _norm(true, adjoint)).clamp(-1.0, 1.0)
+        inner = (adjoint * signal.to(adjoint)).sum(dtype=torch.float64)
+        value = (inner / energy.sqrt()).clamp(-1.0, 1.0)
         return {_KEY: Comparison(value, energy, (~torch.isfinite(value)).double())}
 
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
@@ -95,11 +95,4 @@ class UnsharedGradient(AlignmentDiagnostic):
         if true.layer.is_output or adjoint is None or _KEY not in energies:
             return {}
         at_entry = true.capture.to_entry(true.layer, adjoint.to(true.preactivation))
-        return {_KEY: wide(at_entry) / _norm(true, adjoint) / energies[_KEY].sqrt()}
-
-
-def _norm(true: LayerView, adjoint: Tensor) -> Tensor:
-    """Return the norm of the true gradients of all positions."""
-    assert true.preactivation is not None
-    signal = wide(true.preactivation).reshape(adjoint.shape)
-    return (wide(adjoint) * signal).sum().clamp_min(0.0).sqrt()
+        return {_KEY: wide(at_entry) / energies[_KEY].sqrt()}

@@ -63,29 +63,33 @@ class PositionProducts:
         self._module: Final[Any] = module
         self._groups: Final[int] = getattr(module, "groups", 1)
         x = x if x.dtype == torch.float64 else x.float()
-        self._maps: Final = self._read(x.detach())
+        # Products of tiny numbers would vanish in float32.
+        self._scale: Final = _largest(x)
+        self._maps: Final = self._read(x.detach() / self._scale.to(x))
         inputs = self._maps.shape[-1] * prod(getattr(module, "kernel_size", (1,)))
         places = self._maps.shape[:-2].numel()
         is_small = places * len(x) ** 2 <= _MOST_ENTRIES
         self._gram: Final = self._grams() if len(x) <= inputs and is_small else None
 
-    def applied(self, signal: Tensor) -> Tensor:
-        """Return K s: the product of its inner product with a signal's is that of the gradients.
+    def adjoint(self, signal: Tensor) -> Tensor:
+        r"""Return what multiplies signals as unit gradients of all positions multiply theirs.
 
         Args:
             signal: dL/da, shape ``(n_samples, ...)`` of the layer's output.
 
         Returns:
-            Of the same shape.
+            :math:`Ks/\sqrt{\langle Ks, s\rangle}`, of the same shape; NaN for zero gradients.
         """
-        rows = self._rows(signal)
+        rows, _ = self._rows(signal)
         if self._gram is not None:
             found = self._gram @ rows
         else:
             found = torch.zeros_like(rows)
             for x in self._taps(rows.shape[1:-2]):
                 found += x @ (x.mT @ rows)
-        return self._unrows(found, signal)
+        energy = (found * rows).sum(dtype=torch.float64).clamp_min(0.0)
+        factor = self._scale / energy.sqrt()
+        return self._unrows(found * factor.to(found), signal)
 
     def energy(self, signal: Tensor) -> Tensor:
         r"""Return :math:`\sum_p \|g_p\|^2`.
@@ -93,11 +97,14 @@ class PositionProducts:
         Returns:
             At least 0 up to rounding, float64 scalar.
         """
-        rows = self._rows(signal)
+        rows, size = self._rows(signal)
         if self._gram is not None:
-            return (wide(self._gram @ rows) * wide(rows)).sum()
-        parts = [wide(x.mT @ rows).square().sum() for x in self._taps(rows.shape[1:-2])]
-        return torch.stack(parts).sum()
+            found = ((self._gram @ rows) * rows).sum(dtype=torch.float64)
+        else:
+            taps = self._taps(rows.shape[1:-2])
+            parts = [(x.mT @ rows).square().sum(dtype=torch.float64) for x in taps]
+            found = torch.stack(parts).sum()
+        return found * (size * self._scale).square()
 
     def coherence(self, signal: Tensor) -> Tensor:
         r"""Return :math:`\|\sum_p g_p\|/\sqrt{P\sum_p\|g_p\|^2}`.
@@ -108,12 +115,13 @@ class PositionProducts:
             Dimensionless, in [0, 1], float64 scalar; about ``n_positions ** -0.5`` where
             positions are unrelated, 1 where all agree; NaN where all are zero.
         """
-        rows = self._rows(signal)
+        rows, size = self._rows(signal)
         places = rows.shape[1:-2].numel()
         flat = rows.flatten(1, -2)
         taps = self._taps(rows.shape[1:-2])
         summed = [wide(x.flatten(1, -2).mT @ flat).square().sum() for x in taps]
-        share = torch.stack(summed).sum() / (places * self.energy(signal))
+        total = torch.stack(summed).sum() * (size * self._scale).square()
+        share = total / (places * self.energy(signal))
         return share.sqrt().clamp_max(1.0)
 
     def _read(self, x: Tensor) -> Tensor:
@@ -156,14 +164,23 @@ class PositionProducts:
             window = (slice(t * d, t * d + n, s) for t, d, n, s in steps)
             yield maps[:, *window]
 
-    def _rows(self, signal: Tensor) -> Tensor:
-        """Return a signal as ``(groups, *positions, n_samples, outputs)``."""
+    def _rows(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a signal as ``(groups, *positions, n_samples, outputs)``, and its scale."""
         signal = signal.to(self._maps)
+        size = _largest(signal)
+        signal = signal / size.to(signal)
         if isinstance(self._module, nn.Linear):
-            return self._read(signal)
-        return signal.unflatten(1, (self._groups, -1)).movedim((0, 1, 2), (-2, 0, -1)).contiguous()
+            return self._read(signal), size
+        by_group = signal.unflatten(1, (self._groups, -1))
+        return by_group.movedim((0, 1, 2), (-2, 0, -1)).contiguous(), size
 
     def _unrows(self, rows: Tensor, signal: Tensor) -> Tensor:
         if isinstance(self._module, nn.Linear):
             return rows[0].movedim(-2, 0).reshape(signal.shape)
         return rows.movedim((-2, 0, -1), (0, 1, 2)).flatten(1, 2)
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """Return the largest magnitude, 1 where all are zero, float64 scalar."""
+    size = wide(tensor.detach().abs().amax())
+    return torch.where(size > 0, size, 1.0)

@@ -64,8 +64,8 @@ def test_products_are_those_of_the_gradients_of_all_positions(
     products = PositionProducts(module, x)
     mine, other = one_by_one(module, x, first), one_by_one(module, x, second)
     torch.testing.assert_close(products.energy(first), mine.square().sum())
-    inner = (products.applied(first) * second).sum()
-    torch.testing.assert_close(inner, (mine * other).sum())
+    inner = (products.adjoint(first) * second).sum()
+    torch.testing.assert_close(inner, (mine * other).sum() / mine.norm())
     expected = mine.sum(0).norm() / (len(mine) * mine.square().sum()).sqrt()
     torch.testing.assert_close(products.coherence(first), expected)
 
@@ -90,7 +90,7 @@ def test_large_inputs_are_taken_tap_by_tap(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("alignlab.kernels.positions._MOST_ENTRIES", 1)
     cut = PositionProducts(module, x)
     torch.testing.assert_close(cut.energy(signal), whole.energy(signal))
-    torch.testing.assert_close(cut.applied(signal), whole.applied(signal))
+    torch.testing.assert_close(cut.adjoint(signal), whole.adjoint(signal))
 
 
 def test_a_transposed_convolution_is_refused() -> None:
@@ -106,3 +106,18 @@ def test_coherence_is_one_where_positions_agree_and_small_where_they_do_not() ->
     assert torch.isnan(products.coherence(torch.zeros(1, 1, 16)))
     apart = PositionProducts(nn.Conv1d(16, 1, 1), torch.eye(16).unsqueeze(0))
     assert float(apart.coherence(torch.ones(1, 1, 16))) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_products_of_tiny_and_huge_numbers_neither_vanish_nor_overflow(size: float) -> None:
+    module, x = nn.Conv2d(3, 4, 3), doubles(4, 3, 5, 5)
+    signal = doubles(4, 4, 3, 3, seed=1)
+    plain = PositionProducts(module, x)
+    scaled = PositionProducts(module, (x / size).float())
+    narrow = (size * signal).float()
+    torch.testing.assert_close(scaled.energy(narrow), plain.energy(signal), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(
+        scaled.coherence(narrow), plain.coherence(signal), rtol=1e-5, atol=0.0
+    )
+    adjoint = scaled.adjoint(narrow).double() * size
+    torch.testing.assert_close(adjoint, plain.adjoint(signal), rtol=1e-4, atol=1e-5)
