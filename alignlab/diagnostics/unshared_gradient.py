@@ -85,7 +85,8 @@ class UnsharedGradient(AlignmentDiagnostic):
         if not approximate.is_local:
             return {}
         energy = products.energy(signal)
-        inner = (adjoint * signal.to(adjoint)).sum(dtype=torch.float64)
+        by_sample = (adjoint * signal.to(adjoint)).flatten(1).sum(1)
+        inner = by_sample.sum(dtype=torch.float64)
         value = (inner / energy.sqrt()).clamp(-1.0, 1.0)
         return {_KEY: Comparison(value, energy, (~torch.isfinite(value)).double())}
 

@@ -87,7 +87,7 @@ class PositionProducts:
             found = torch.zeros_like(rows)
             for x in self._taps(rows.shape[1:-2]):
                 found += x @ (x.mT @ rows)
-        energy = (found * rows).sum(dtype=torch.float64).clamp_min(0.0)
+        energy = _dot(found, rows).clamp_min(0.0)
         factor = self._scale / energy.sqrt()
         return self._unrows(found * factor.to(found), signal)
 
@@ -99,7 +99,7 @@ class PositionProducts:
         """
         rows, size = self._rows(signal)
         if self._gram is not None:
-            found = ((self._gram @ rows) * rows).sum(dtype=torch.float64)
+            found = _dot(self._gram @ rows, rows)
         else:
             taps = self._taps(rows.shape[1:-2])
             parts = [(x.mT @ rows).square().sum(dtype=torch.float64) for x in taps]
@@ -134,7 +134,7 @@ class PositionProducts:
             x = functional.pad(x, twice, mode="constant" if mode == "zeros" else mode)
         elif self._module.padding != "valid":
             x = functional.pad(x, [p for p in reversed(self._module.padding) for _ in range(2)])
-        return x.unflatten(1, (self._groups, -1)).movedim((0, 1, 2), (-2, 0, -1)).contiguous()
+        return self._by_position(x)
 
     def _grams(self) -> Tensor:
         """Return K, shape ``(groups, *output positions, n_samples, n_samples)``."""
@@ -171,8 +171,14 @@ class PositionProducts:
         signal = signal / size.to(signal)
         if isinstance(self._module, nn.Linear):
             return self._read(signal), size
-        by_group = signal.unflatten(1, (self._groups, -1))
-        return by_group.movedim((0, 1, 2), (-2, 0, -1)).contiguous(), size
+        return self._by_position(signal), size
+
+    def _by_position(self, maps: Tensor) -> Tensor:
+        """Return maps as ``(groups, *positions, n_samples, channels of a group)``."""
+        # Transposed as one matrix, which is several times faster than moving axes.
+        flat = maps.flatten(2).flatten(0, 1).T.contiguous()
+        whole = flat.reshape(*maps.shape[2:], maps.shape[0], self._groups, -1)
+        return whole.movedim(-2, 0).contiguous()
 
     def _unrows(self, rows: Tensor, signal: Tensor) -> Tensor:
         if isinstance(self._module, nn.Linear):
@@ -184,3 +190,8 @@ def _largest(tensor: Tensor) -> Tensor:
     """Return the largest magnitude, 1 where all are zero, float64 scalar."""
     size = wide(tensor.detach().abs().amax())
     return torch.where(size > 0, size, 1.0)
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Return an inner product, summed in float64 over positions."""
+    return (first * second).flatten(-2).sum(-1).sum(dtype=torch.float64)
