@@ -50,14 +50,20 @@ def radial_power(signal: Tensor) -> Tensor:
     """
     maps = wide(signal)
     axes = tuple(range(2, maps.dim()))
-    power = torch.fft.fftn(maps, dim=axes).abs().square().sum((0, 1)).cpu()
-    grids = torch.meshgrid(
-        *(torch.fft.fftfreq(maps.shape[axis], dtype=torch.float64) for axis in axes), indexing="ij"
-    )
+    transform = torch.fft.rfftn(maps, dim=axes)
+    power = (transform.real.square() + transform.imag.square()).sum((0, 1))
+    # Of a real signal opposite frequencies hold the same; one of the two was formed.
+    last = maps.shape[-1]
+    power[..., 1 : (last + 1) // 2] *= 2.0
+    axis_frequencies = [
+        *(torch.fft.fftfreq(maps.shape[axis], dtype=torch.float64) for axis in axes[:-1]),
+        torch.fft.rfftfreq(last, dtype=torch.float64),
+    ]
+    grids = torch.meshgrid(*axis_frequencies, indexing="ij")
     radius = torch.stack([grid.square() for grid in grids]).sum(0).sqrt()
     band = torch.bucketize(radius.flatten() - 1e-9, RADIAL_EDGES)
-    shares = torch.zeros(len(RADIAL_EDGES), dtype=torch.float64)
-    shares.index_add_(0, band.clamp_max(len(RADIAL_EDGES) - 1), power.flatten())
+    band = band.clamp_max(len(RADIAL_EDGES) - 1).to(power.device)
+    shares = power.new_zeros(len(RADIAL_EDGES)).index_add_(0, band, power.flatten())
     return shares / shares.sum()
 
 

@@ -89,7 +89,7 @@ class PositionProducts:
                 found += x @ (x.mT @ rows)
         energy = _dot(found, rows).clamp_min(0.0)
         factor = self._scale / energy.sqrt()
-        return self._unrows(found * factor.to(found), signal)
+        return self._unrows(found * factor.to(found), signal).contiguous()
 
     def energy(self, signal: Tensor) -> Tensor:
         r"""Return :math:`\sum_p \|g_p\|^2`.
