@@ -89,11 +89,14 @@ class Leading:
         value: At most the largest eigenvalue.
         residual: Within this distance of the value lies an eigenvalue, up to rounding.
         along_start: Curvature along the start vector.
+        asymmetry: How far the products with earlier vectors are from those of a symmetric
+            operator, over the largest product; 0 for a single step.
     """
 
     value: Tensor
     residual: Tensor
     along_start: Tensor
+    asymmetry: Tensor
 
 
 def leading_eigenvalue(
@@ -103,7 +106,9 @@ def leading_eigenvalue(
 
     All vectors are kept, and each new one is made orthogonal to them twice. The value is the
     largest of the operator within the Krylov space of the start vector: a lower bound, which is
-    near the largest eigenvalue after few steps where that stands out.
+    near the largest eigenvalue after few steps where that stands out. Of an operator that is not
+    symmetric, such as second derivatives by a wrong formula, it means nothing; the asymmetry
+    tells.
 
     Source: Lanczos 1950, Journal of Research of the National Bureau of Standards 45(4).
 
@@ -123,27 +128,37 @@ def leading_eigenvalue(
         4.0
     """
     kept: list[Tensor] = []
-    diagonal, beside = [], []
+    diagonal, beside, apart = [], [], []
     vector = wide(start) / wide(start).norm()
     for _ in range(min(steps, start.numel())):
         kept.append(vector)
         image = wide(apply(vector.to(start)))
-        diagonal.append(torch.dot(vector, image))
         basis = torch.stack(kept)
+        products = basis @ image
+        before = torch.zeros_like(products[:-1])
+        if beside:
+            before[-1] = beside[-1]
+        diagonal.append(products[-1])
+        apart.append((products[:-1] - before).norm())
         for _ in range(2):
             image = image - basis.T @ (basis @ image)
         size = image.norm()
         beside.append(size)
         vector = torch.where(size > 0, image / size, 0.0)
-    a, b = torch.stack([torch.stack(diagonal), torch.stack(beside)]).cpu()
+    return _of_matrix(torch.stack([torch.stack(r) for r in (diagonal, beside, apart)]).cpu(), start)
+
+
+def _of_matrix(rows: Tensor, start: Tensor) -> Leading:
+    """Return what the tridiagonal matrix says, as far as it goes before the space is spent."""
+    a, b, apart = rows
     scale = torch.cat([a.abs(), b]).amax()
-    eps = torch.finfo(start.dtype).eps
-    spent = (b <= _NOTHING * eps * scale).nonzero()
-    count = int(spent[0]) + 1 if len(spent) else len(a)
     if not bool(torch.isfinite(scale)):
         nothing = torch.tensor(torch.nan, dtype=torch.float64)
-        return Leading(nothing, nothing, nothing)
-    a, leaving, b = a[:count], b[count - 1], b[: count - 1]
-    matrix = torch.diag(a) + torch.diag(b, 1) + torch.diag(b, -1)
+        return Leading(nothing, nothing, nothing, nothing)
+    spent = (b <= _NOTHING * torch.finfo(start.dtype).eps * scale).nonzero()
+    count = int(spent[0]) + 1 if len(spent) else len(a)
+    inner = b[: count - 1]
+    matrix = torch.diag(a[:count]) + torch.diag(inner, 1) + torch.diag(inner, -1)
     values, vectors = torch.linalg.eigh(matrix)
-    return Leading(values[-1], leaving * vectors[-1, -1].abs(), a[0])
+    asymmetry = apart[:count].amax() / scale if scale > 0 else torch.zeros_like(scale)
+    return Leading(values[-1], b[count - 1] * vectors[-1, -1].abs(), a[0], asymmetry)

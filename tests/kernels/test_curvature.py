@@ -51,7 +51,8 @@ def test_a_larger_update_has_a_smaller_bound_and_the_same_efficiency(
     scaled = step_bound(factor * g @ update, curvature, (factor * update).square().sum())
     torch.testing.assert_close(scaled * factor, plain, equal_nan=True)
     efficiencies = [
-        step_efficiency(g @ v, v.square().sum(), g.square().sum()) for v in (update, factor * update)
+        step_efficiency(g @ v, v.square().sum(), g.square().sum())
+        for v in (update, factor * update)
     ]
     torch.testing.assert_close(efficiencies[0], efficiencies[1])
 
@@ -117,6 +118,16 @@ def test_single_precision_products_are_enough_for_an_outlier() -> None:
     found = leading_eigenvalue(lambda v: matrix @ v, torch.randn(300, generator=stream), steps=6)
     expected = torch.linalg.eigvalsh(matrix.double())[-1]
     assert found.value.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@given(SEEDS, st.integers(2, 6))
+def test_an_operator_that_is_not_symmetric_is_told_from_one_that_is(seed: int, steps: int) -> None:
+    matrix, start, other = quadratic(seed, 12)
+    found = leading_eigenvalue(lambda v: matrix @ v, start, steps=steps)
+    assert found.asymmetry.item() == pytest.approx(0.0, abs=1e-12)
+    skewed = matrix + torch.outer(start, other)
+    found = leading_eigenvalue(lambda v: skewed @ v, start, steps=steps)
+    assert found.asymmetry > 1e-3
 
 
 def test_a_start_without_a_direction_gives_nothing() -> None:
