@@ -144,7 +144,7 @@ class ErrorSignal(AlignmentDiagnostic):
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
-        """Yield spread over samples, angle, norm ratio, projection, and what these follow from."""
+        """Yield spread over samples, angle, norm ratio, projection, and their raw products."""
         for site in SITES:
             reference, signal = true.site(site), approximate.site(site)
             if reference is None or signal is None:

@@ -147,7 +147,7 @@ class WeightGradient(AlignmentDiagnostic):
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
-        """Yield norm ratio, projection, best scale, unexplained share, and what they follow from."""
+        """Yield norm ratio, projection, best scale, unexplained share, and their raw products."""
         exact, found = true.gradients_beside(approximate)[0], approximate.gradients[0]
         if exact is None or found is None:
             return
