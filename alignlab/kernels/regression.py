@@ -9,7 +9,13 @@ from torch import Tensor
 
 from alignlab.kernels.cosines import wide
 
-__all__ = ["explained_elsewhere", "explained_held_out", "explained_in_sample", "row_space"]
+__all__ = [
+    "explained_elsewhere",
+    "explained_held_out",
+    "explained_in_sample",
+    "fitted_held_out",
+    "row_space",
+]
 
 _COLUMNS = 512
 _RIDGE = 1e-3
@@ -135,6 +141,42 @@ def explained_elsewhere(
         cosine = product / (own.sqrt() * energy.sqrt())
         found.append(cosine * cosine.abs())
     return torch.stack(found).mean(0)
+
+
+def fitted_held_out(
+    features: Tensor, targets: Tensor, fold: Tensor, *, gains: Tensor | None = None
+) -> Tensor:
+    """Return what the fit on one half of the samples makes of the other, for all samples.
+
+    Args:
+        features: Errors, shape ``(..., n_samples, n_features)``.
+        targets: True signals, shape ``(..., n_samples, n)``.
+        fold: Which samples are in the first half, boolean, shape ``(n_samples,)``.
+        gains: Squared gains of every entry of the targets; None for all ones. With gains there is
+            the ridge of ``explained_held_out``.
+
+    Returns:
+        In the units of the targets, float64, shape ``(..., n_samples, n)``; zero where the other
+        half is empty.
+
+    Example:
+        >>> errors, fold = torch.tensor([[1.0], [2.0]]), torch.tensor([True, False])
+        >>> fitted_held_out(errors, torch.tensor([[3.0], [8.0]]), fold).flatten().tolist()
+        [4.0, 6.0]
+    """
+    ridge = 0.0 if gains is None else _RIDGE
+    rows, found = wide(features), []
+    for start in range(0, targets.shape[-1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        aims = wide(targets[..., columns])
+        gain = None if gains is None else wide(gains[..., columns])
+        found.append(
+            sum(
+                (rows * test.unsqueeze(1)) @ _fit(rows, aims, gain, train.unsqueeze(1), ridge=ridge)
+                for train, test in _ways(fold)
+            )
+        )
+    return torch.cat(found, -1)
 
 
 def _ways(fold: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
