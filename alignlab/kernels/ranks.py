@@ -13,6 +13,8 @@ __all__ = [
     "isotropic_participation_ratio",
     "numerical_rank",
     "participation_ratio",
+    "relative_energies",
+    "scaled_gram",
     "spectral_rank",
     "stable_rank",
 ]
@@ -36,13 +38,49 @@ def energies(rows: Tensor, *, centred: bool) -> Tensor:
     matrix = wide(rows)
     if centred:
         matrix = matrix - matrix.mean(-2, keepdim=True)
+    scale = matrix.abs().amax((-2, -1)).square()
+    return relative_energies(scaled_gram(matrix, centred=False)) * scale.unsqueeze(-1)
+
+
+def scaled_gram(rows: Tensor, *, centred: bool) -> Tensor:
+    r"""Return the smaller of :math:`X^\top X` and :math:`XX^\top`, X scaled to 1 at most.
+
+    Args:
+        rows: Matrices of samples, shape ``(..., n_samples, n)``.
+        centred: Take the mean over samples away first.
+
+    Returns:
+        Float64, shape ``(..., k, k)`` with k the smaller of ``n_samples`` and n; NaN for a matrix
+        that is not finite.
+
+    Example:
+        >>> scaled_gram(torch.tensor([[3.0, 4.0]]), centred=False).tolist()
+        [[1.5625]]
+    """
+    matrix = wide(rows)
+    if centred:
+        matrix = matrix - matrix.mean(-2, keepdim=True)
     scale = matrix.abs().amax((-2, -1), keepdim=True)
-    finite = torch.isfinite(scale)
-    scale = scale.clamp_min(torch.finfo(torch.float64).tiny)
-    matrix = torch.where(finite, matrix / scale, 0.0)
-    gram = matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0.0).flip(-1)
-    result: Tensor = torch.where(finite, scale**2, torch.nan).squeeze(-1) * eigenvalues
+    matrix = matrix / scale.clamp_min(torch.finfo(torch.float64).tiny)
+    return matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
+
+
+def relative_energies(grams: Tensor) -> Tensor:
+    """Return the eigenvalues of Gram matrices, descending; effective dimensions need no more.
+
+    Args:
+        grams: As ``scaled_gram`` gives them, shape ``(..., k, k)``.
+
+    Returns:
+        Float64, shape ``(..., k)``, at least 0; NaN for a matrix that is not finite.
+
+    Example:
+        >>> relative_energies(torch.diag(torch.tensor([1.0, 4.0]))).tolist()
+        [4.0, 1.0]
+    """
+    finite = torch.isfinite(grams).all(-1).all(-1)[..., None]
+    found = torch.linalg.eigvalsh(torch.where(finite.unsqueeze(-1), wide(grams), 0.0))
+    result: Tensor = torch.where(finite, found.clamp_min(0.0).flip(-1), torch.nan)
     return result
 
 

@@ -15,6 +15,8 @@ from alignlab.kernels.ranks import (
     isotropic_participation_ratio,
     numerical_rank,
     participation_ratio,
+    relative_energies,
+    scaled_gram,
     spectral_rank,
     stable_rank,
 )
@@ -106,6 +108,17 @@ def test_what_is_not_finite_has_no_rank_and_spoils_no_other() -> None:
     torch.testing.assert_close(found[1], energies(stacked[1], centred=False))
     assert torch.isnan(spectral_rank(found))[0]
     assert spectral_rank(found)[1] == 3
+
+
+@given(seed=st.integers(0, 100), centred=st.booleans(), scale=st.sampled_from([1e-25, 1.0, 1e15]))
+def test_effective_dimensions_follow_from_scaled_gram_matrices(
+    seed: int, centred: bool, scale: float
+) -> None:
+    matrix = scale * rows(7, 4, seed=seed)
+    found = relative_energies(scaled_gram(matrix, centred=centred))
+    exact = energies(matrix, centred=centred)
+    for measure in (*MEASURES, spectral_rank):
+        assert float(measure(found)) == pytest.approx(float(measure(exact)))
 
 
 @given(rank=st.integers(1, 6), smallest=st.floats(1e-4, 1.0))
