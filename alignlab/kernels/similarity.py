@@ -11,6 +11,7 @@ from alignlab.kernels.cosines import cosine, wide
 
 __all__ = [
     "FEWEST_SAMPLES",
+    "centred",
     "debiased_gram",
     "debiased_similarity",
     "dissimilarity_ranks",
@@ -22,6 +23,22 @@ FEWEST_SAMPLES = 4
 """Samples below which nothing is left of a Gram matrix without its bias."""
 
 _FLOOR = 1e-10
+
+
+def centred(rows: Tensor) -> Tensor:
+    """Return rows about their mean, scaled to a largest entry of one.
+
+    Args:
+        rows: One row per sample, shape ``(..., n_samples, n)``.
+
+    Returns:
+        Float64, of the same shape; zero where the rows do not differ but by rounding.
+    """
+    rows = wide(rows)
+    size = rows.abs().amax((-2, -1), keepdim=True)
+    rows = rows - rows.mean(-2, keepdim=True)
+    spread = rows.abs().amax((-2, -1), keepdim=True)
+    return torch.where(spread > _FLOOR * size, rows / spread, 0.0)
 
 
 def debiased_gram(rows: Tensor) -> Tensor:
@@ -40,18 +57,14 @@ def debiased_gram(rows: Tensor) -> Tensor:
         Symmetric, float64, shape ``(..., n_samples, n_samples)``, up to a positive factor; zero
         where the rows do not differ but by rounding.
     """
-    rows = wide(rows)
     n_samples = rows.shape[-2]
-    size = rows.abs().amax((-2, -1), keepdim=True)
-    rows = rows - rows.mean(-2, keepdim=True)
-    spread = rows.abs().amax((-2, -1), keepdim=True)
-    rows = torch.where(spread > _FLOOR * size, rows / spread, 0.0)
+    rows = centred(rows)
     gram = rows @ rows.mT
     gram = gram - torch.diag_embed(torch.diagonal(gram, dim1=-2, dim2=-1))
     means = gram.sum(-1, keepdim=True) / (n_samples - 2)
     whole = gram.sum((-2, -1), keepdim=True) / ((n_samples - 1) * (n_samples - 2))
-    centred = gram - means - means.mT + whole
-    result: Tensor = centred - torch.diag_embed(torch.diagonal(centred, dim1=-2, dim2=-1))
+    level = gram - means - means.mT + whole
+    result: Tensor = level - torch.diag_embed(torch.diagonal(level, dim1=-2, dim2=-1))
     return result
 
 
