@@ -27,8 +27,8 @@ def common_mode(rows: Tensor) -> Tensor:
         0.5
     """
     rows = _scaled(rows)
-    result: Tensor = rows.mean(-2).square().sum(-1) / rows.square().sum(-1).mean(-1)
-    return result
+    share: Tensor = rows.mean(-2).square().sum(-1) / rows.square().sum(-1).mean(-1)
+    return share.clamp(0.0, 1.0)
 
 
 def common_mode_debiased(rows: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def mean_pairwise_cosine(rows: Tensor) -> Tensor:
     count = (norms > 0).sum((-2, -1)).double()
     total: Tensor = unit.sum(-2).square().sum(-1) - count
     pairs = count * (count - 1.0)
-    return torch.where(pairs > 0, total / pairs, torch.nan)
+    return torch.where(pairs > 0, total / pairs, torch.nan).clamp(-1.0, 1.0)
 
 
 def _scaled(rows: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def gate_participation(gates: Tensor) -> Tensor:
     """
     largest = wide(gates).abs().amax((-2, -1), keepdim=True)
     energies = (wide(gates) / largest).square().mean(-2)
-    return participation_ratio(energies) / gates.shape[-1]
+    return (participation_ratio(energies) / gates.shape[-1]).clamp_max(1.0)
 
 
 def gate_size(gates: Tensor) -> Tensor:
