@@ -78,17 +78,17 @@ def open_share(gates: Tensor, *, largest: Tensor) -> Tensor:
 
 
 def silent_units(signal: Tensor) -> Tensor:
-    """Return how many units have a signal of zero on every sample.
+    """Return which units have a signal of zero on every sample.
 
     Args:
         signal: Shape ``(..., n_samples, n)``; a unit that acts at several positions has a row
             for every sample and position.
 
     Returns:
-        Count, shape ``(...)``, float64.
+        Boolean, shape ``(..., n)``.
 
     Example:
-        >>> silent_units(torch.tensor([[1.0, 0.0], [2.0, 0.0]])).item()
-        1.0
+        >>> silent_units(torch.tensor([[1.0, 0.0], [2.0, 0.0]])).tolist()
+        [False, True]
     """
-    return (signal == 0).all(-2).sum(-1).double()
+    return (signal == 0).all(-2)
