@@ -100,6 +100,11 @@ class ErrorSignal(AlignmentDiagnostic):
             result |= {(name, site): c for name, c in _compared(reference, signal).items()}
         return result
 
+    def undefined(self, true: LayerView, approximate: LayerView) -> str:
+        """Return why there is nothing to compare: the rule gives no error signals."""
+        has_signal = any(approximate.site(site) is not None for site in SITES)
+        return "" if has_signal else "the rule yields updates of parameters and no error signals"
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
         """Return T of the three cosines at both sites; see the base class."""
         result = {}

@@ -30,6 +30,16 @@ class UnsharedGradient(AlignmentDiagnostic):
     cost: ClassVar[float] = 1.0
     max_draws: ClassVar[int] = 32
 
+    def undefined(self, true: LayerView, approximate: LayerView) -> str:
+        """Return why positions have no gradients of their own."""
+        if true.layer.is_output:
+            return "it is the output layer, whose gradient is exact"
+        if true.position_gradients is None:
+            return "it is no convolution"
+        if approximate.position_gradients is None:
+            return "the rule's update of its weight is no sum over positions"
+        return ""
+
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosine for a convolution, nothing for other layers."""
         if true.layer.is_output:

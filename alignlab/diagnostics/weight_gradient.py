@@ -98,6 +98,13 @@ class WeightGradient(AlignmentDiagnostic):
             result[("cosine_weight_gradient_debiased", "")] = Comparison(value, energy, undefined)
         return result
 
+    def undefined(self, true: LayerView, approximate: LayerView) -> str:
+        """Return why there is nothing to compare: no weight that is learned by both."""
+        exact, found = true.gradients_beside(approximate)[0], approximate.gradients[0]
+        if exact is None:
+            return "its weight is no parameter that is learned"
+        return "" if found is not None else "the rule leaves its weight alone"
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
         """Return T of the two plain cosines; see the base class.
 
