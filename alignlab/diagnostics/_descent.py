@@ -43,8 +43,11 @@ A heuristic of ours: short enough for most networks to be in their linear regime
 for the change to stand out of the rounding of float32.
 """
 
-OTHERS = ""
-"""The group of the parameters that lie in no measured layer, as those of normalisations."""
+OTHERS = "(others)"
+"""The group of the parameters that lie in no measured layer, as those of normalisations.
+
+No layer has this name; that of a model which is one layer by itself is empty.
+"""
 
 FEW_UNITS = 2**21
 """Units times samples up to which losses are taken in float64, which for more is too slow."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._descent import (
-    OTHERS,
     groups,
     observed,
     replay,
@@ -158,14 +157,13 @@ def _places(snapshot: Snapshot) -> Iterator[_Place | NotDefined]:
     named = groups(snapshot.capture)
     for layer in snapshot.layers:
         name = layer.name
-        if runs.can_move(name):
+        if runs.can_move(layer):
             yield _Place("signal", name, {name: true.preactivation[name]})
         else:
-            yield NotDefined("it is also called where no gradient flows", layer=name)
+            yield NotDefined("it is also called without a gradient", layer=name)
         if name in named:
             own = {each: true.parameters[each] for each in named[name]}
             yield _Place("weight", name, own)
-    assert OTHERS not in {layer.name for layer in snapshot.layers}
 
 
 Defined = Mapping[tuple[str, str], tuple[_Place, float]]

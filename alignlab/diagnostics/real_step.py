@@ -20,7 +20,7 @@ from alignlab.diagnostics._descent import (
     whole,
     without_own,
 )
-from alignlab.diagnostics._rotated import alignment, of_parameters, rotated
+from alignlab.diagnostics._rotated import of_parameters, rotated, scalars
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.descent import second_order
 from alignlab.rules._observed import ObservedRule
@@ -138,27 +138,28 @@ class RealStep(SnapshotDiagnostic):
                     yield from _lengths(snapshot, measured)
 
 
-def _directions(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
+def _directions(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading | NotDefined]:
     """Yield cosines and whether layers go downhill."""
-    model, true = snapshot.capture.model, snapshot.true.parameters
-    update = snapshot.passes[measured.label].parameters
-    named = groups(snapshot.capture)
+    model, label, named = snapshot.capture.model, measured.label, groups(snapshot.capture)
+    true = {name: one[None] for name, one in snapshot.true.parameters.items()}
+    update = {name: one[None] for name, one in snapshot.passes[label].parameters.items()}
     pairs = {group: of_parameters(model, names, update, true) for group, names in named.items()}
-    layers = {group: each for group, each in pairs.items() if group != OTHERS}
     everything = {"": [pair for each in pairs.values() for pair in each]}
-    stream = f"real-step, {measured.label}"
-    yield from alignment(
-        "real_step_cosine", measured.label, rotated(snapshot, layers, stream=stream)
+    layers = {group: each for group, each in pairs.items() if group != OTHERS}
+    stream = f"real-step, {label}"
+    yield from scalars("real_step_cosine", label, rotated(snapshot, layers, stream=stream))
+    yield from scalars(
+        "real_step_cosine_total", label, rotated(snapshot, everything, stream=stream)
     )
-    total = rotated(snapshot, everything, stream=stream)
-    yield from alignment("real_step_cosine_total", measured.label, total)
-    own = snapshot.shared(products)[measured.label]
+    own, exact = snapshot.shared(products)[label], snapshot.shared(products)[""]
     for layer in layers:
-        goes = float(own.inner[layer] > 0) if own.inner[layer] else nan
-        yield Reading("real_step_descends", goes, measured.label, layer)
+        if not (own.norm[layer] > 0 and exact.norm[layer] > 0):
+            because = "its true gradient is zero" if own.norm[layer] > 0 else "it has not moved"
+            yield NotDefined(because, label, layer)
+            continue
+        yield Reading("real_step_descends", float(own.inner[layer] > 0), label, layer)
         if isinstance(measured.rule, Displacement):
-            first = -own.inner[layer]
-            yield Reading("real_step_first_order_layer", first, measured.label, layer)
+            yield Reading("real_step_first_order_layer", -own.inner[layer], label, layer)
 
 
 def _lengths(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:

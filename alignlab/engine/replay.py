@@ -18,6 +18,7 @@ from alignlab.engine.forward import is_compiled, plainly
 if TYPE_CHECKING:
     from alignlab.engine.capture import Capture
     from alignlab.engine.layout import Layout
+    from alignlab.sites import Layer
 
 __all__ = ["Replay"]
 
@@ -57,7 +58,8 @@ class Replay:
         self._capture: Final = capture
         self._compiled: Final = is_compiled(capture.model)
         self._parameters: Final = dict(parameters)
-        self._modules: Final = _modules(capture)
+        self._modules: Final = {each.module: capture.module_of(each) for each in capture.layers}
+        self._owners: Final = _owners(capture.model, self._modules)
         self._first_use: Final = _first_use(capture.layout, capture.model)
         self._order: Final[dict[str, int]] = {}
         self._kept: Final[list[Tensor | None]] = []
@@ -80,14 +82,26 @@ class Replay:
         Returns:
             Scalar, detached.
         """
-        starts = [self._order.get(self._first_use.get(name, ""), 0) for name in parameters]
+        starts = [self._order.get(call, 0) for name in parameters for call in self._calls_of(name)]
         starts += [self._order.get(name, 0) for name in moved]
         start = min(starts, default=len(self._kept))
         return self._run(parameters, _Resuming(self._kept[:start], moved))
 
-    def can_move(self, layer: str) -> bool:
-        """Return whether a layer's pre-activation can be told from those of other calls."""
-        return layer in self._order
+    def can_move(self, layer: Layer) -> bool:
+        """Return whether a layer's call can be told from others of its module.
+
+        It cannot where the module also runs without a gradient, or where the loss does not depend
+        on it: such calls are no layers, and count here.
+        """
+        known = sum(each.module == layer.module for each in self._capture.layers)
+        return known == sum(_module_of(call) == layer.module for call in self._order)
+
+    def _calls_of(self, parameter: str) -> list[str]:
+        """Return calls of which the first is the first on which a parameter acts.
+
+        A call that the graph knows may have run before without a gradient, under its own name.
+        """
+        return [self._first_use.get(parameter, ""), *self._owners.get(parameter, ())]
 
     def _keep(self, module: nn.Module, output: Tensor) -> None:
         """Keep the output of a call that does nothing but return it, while there is room."""
@@ -172,16 +186,18 @@ def _instead(module: nn.Module, action: Callable[..., Tensor]) -> Iterator[None]
             del own["forward"]
 
 
-def _modules(capture: Capture) -> dict[str, nn.Module]:
-    """Return the modules of the layers, without those that also run where no gradient flows.
+def _module_of(call: str) -> str:
+    return call.rpartition("@")[0] or call
 
-    Calls of the latter cannot be told apart without a graph.
-    """
-    return {
-        layer.module: capture.module_of(layer)
-        for layer in capture.layers
-        if layer.module not in capture.without_gradient
-    }
+
+def _owners(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """Return the modules of layers that hold each parameter, by its name."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found: dict[str, list[str]] = {}
+    for module, each in modules.items():
+        for parameter in each.parameters():
+            found.setdefault(names[id(parameter)], []).append(module)
+    return found
 
 
 def _first_use(layout: Layout, model: nn.Module) -> dict[str, str]:

@@ -53,17 +53,17 @@ def turned_products(
 ) -> Tensor:
     r"""Return draws of :math:`\langle QA, B\rangle` over Haar rotations Q.
 
-    Up to ``LARGEST_TURNED`` rows rotations are drawn; above, normal numbers of the exact standard
-    deviation stand for the products.
+    Up to ``LARGEST_TURNED`` rows rotations are drawn, the same ones for all pairs; above, normal
+    numbers of the exact standard deviation stand for the products.
 
     Args:
-        first: A, shape ``(n, m)``.
-        second: B, shape ``(n, m)``.
+        first: A, shape ``(..., n, m)``.
+        second: B, shape ``(..., n, m)``.
         count: How many draws.
         stream: Source of randomness, on the host.
 
     Returns:
-        In units of the product, shape ``(count,)``, float64.
+        In units of the product, shape ``(..., count)``, float64.
 
     Example:
         >>> stream = torch.Generator().manual_seed(0)
@@ -74,8 +74,8 @@ def turned_products(
     n = a.shape[-2]
     if n > LARGEST_TURNED:
         normal = torch.randn(count, generator=stream, dtype=torch.float64)
-        return rotation_sd(a, b) * normal.to(a)
+        return rotation_sd(a, b).unsqueeze(-1) * normal.to(a)
     drawn = torch.randn(count, n, n, generator=stream, dtype=torch.float64)
     q, r = torch.linalg.qr(drawn)
     turns = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
-    return torch.einsum("kij,ij->k", turns.to(a), b @ a.mT)
+    return torch.einsum("kij,...ij->...k", turns.to(a), b @ a.mT)

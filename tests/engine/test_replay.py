@@ -82,7 +82,7 @@ def test_moving_a_layer_has_the_slope_of_its_true_signal(case: Case) -> None:
     true = capture.reference().preactivation
     replay = Replay(capture, precision=torch.float64)
     for layer in capture.layers:
-        assert replay.can_move(layer.name)
+        assert replay.can_move(layer)
         signal = true[layer.name]
         step = 1e-6 / float(signal.norm())
         ends = [replay.changed(moved={layer.name: sign * step * signal}) for sign in (1.0, -1.0)]
@@ -130,4 +130,34 @@ def test_a_weight_that_acts_before_its_layer_changes_all_from_there_on() -> None
     expected = capture.evaluate(values, precision=torch.float32)
     assert torch.equal(replay.changed(values), expected)
     assert not torch.equal(replay.loss, expected)
+    capture.close()
+
+
+class Peeking(nn.Module):
+    """Runs itself once without a gradient, and again with what came out of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.norm(self.first(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            before = self.body(x)
+        return self.head(torch.tanh(self.body(x) - before.mean(0)))
+
+
+def test_calls_without_a_gradient_see_changed_parameters_too() -> None:
+    torch.manual_seed(0)
+    model, x, y = Peeking(), torch.randn(5, 6), torch.arange(5) % 3
+    capture = Capture(model, nn.functional.cross_entropy, x, y)
+    replay = Replay(capture, precision=torch.float32)
+    for name, parameter in model.named_parameters():
+        values = {name: changed(parameter, seed=0)}
+        expected = capture.evaluate(values, precision=torch.float32)
+        assert torch.equal(replay.changed(values), expected), name
+    assert [replay.can_move(layer) for layer in capture.layers] == [False, False, True]
     capture.close()
