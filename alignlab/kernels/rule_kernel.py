@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "kernel_cosine",
     "linear_block",
     "sketched_cosine",
+    "sketched_norm",
     "smallest_share",
     "target_alignment",
 ]
@@ -184,18 +186,31 @@ def sketched_cosine(first: Tensor, second: Tensor) -> Sketched:
     """
     one, other = wide(first), wide(second)
     terms = torch.stack([one * other, one.square(), other.square()])
-    total = terms.sum((-2, -1))
-    value = _ratio(total)
+    return _jackknifed(terms, lambda sums: sums[0] / (sums[1] * sums[2]).sqrt())
+
+
+def sketched_norm(values: Tensor) -> Sketched:
+    """Return the Frobenius norm of a kernel from its values on pairs of random directions.
+
+    Args:
+        values: As the first of ``sketched_cosine``, of directions of unit covariance.
+
+    Returns:
+        Shape ``(...)``; its square is unbiased.
+    """
+    terms = wide(values).square()[None]
+    return _jackknifed(terms, lambda means: means[0].sqrt())
+
+
+def _jackknifed(terms: Tensor, statistic: Callable[[Tensor], Tensor]) -> Sketched:
+    """Return a statistic of means over pairs, with its error over the directions of both sides."""
+    value = statistic(terms.mean((-2, -1)))
     variance = torch.zeros_like(value)
-    for axis in (-1, -2):
+    for axis, others in ((-1, -2), (-2, -1)):
         count = terms.shape[axis]
-        others = terms.sum(-2 if axis == -1 else -1)
-        partial = _ratio(total[..., None] - others)
+        lines = terms.mean(others)
+        # Without one direction; of a single one nothing is left.
+        partial = statistic((lines.sum(-1, keepdim=True) - lines) / (count - 1 or torch.nan))
         spread = (partial - partial.mean(-1, keepdim=True)).square().sum(-1)
-        variance = variance + (spread * (count - 1) / count if count > 1 else torch.nan)
+        variance = variance + spread * (count - 1) / count
     return Sketched(value, variance.sqrt())
-
-
-def _ratio(sums: Tensor) -> Tensor:
-    result: Tensor = sums[0] / (sums[1] * sums[2]).sqrt()
-    return result

@@ -17,6 +17,7 @@ from alignlab.kernels.rule_kernel import (
     kernel_cosine,
     linear_block,
     sketched_cosine,
+    sketched_norm,
     smallest_share,
     target_alignment,
 )
@@ -115,6 +116,20 @@ def test_a_sketched_cosine_is_that_of_the_kernels_within_its_error() -> None:
     assert np.mean(values) == pytest.approx(exact, abs=0.03)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values), rel=0.35)
     assert float(sketched_cosine(u @ one @ v.T, u @ one @ v.T).value) == pytest.approx(1.0)
+
+
+def test_a_sketched_norm_is_that_of_the_kernel_within_its_error() -> None:
+    kernel = normal(30, 30, seed=0)
+    found = [
+        sketched_norm(normal(8, 30, seed=s + 1) @ kernel @ normal(8, 30, seed=s + 5000).T)
+        for s in range(400)
+    ]
+    squares = np.array([float(each.value) ** 2 for each in found])
+    error = squares.std() / len(squares) ** 0.5
+    assert abs(squares.mean() - float(kernel.square().sum())) < 4.0 * error
+    errors = [float(each.standard_error) for each in found]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.sqrt(squares).std(), rel=0.25)
+    assert torch.isnan(sketched_norm(kernel[:1, :4]).standard_error)
 
 
 def test_the_products_of_a_sketch_are_unbiased() -> None:
