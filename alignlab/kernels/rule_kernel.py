@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from alignlab.kernels.convolution import CONVOLUTIONS, _patches
+from alignlab.kernels.convolution import CONVOLUTIONS
 from alignlab.kernels.cosines import wide
 
 __all__ = [
@@ -90,6 +92,23 @@ def gradient_rows(module: nn.Module, x: Tensor, signals: Tensor, *, bias: bool) 
     rows = products.unflatten(2, (n_errors, -1)).transpose(1, 2)
     rows = rows.reshape(n_samples * n_errors, -1)
     return torch.cat([rows, maps.sum(3).reshape(-1, channels)], 1) if bias else rows
+
+
+def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """Return what every weight of the convolution sees, ``(n, in_channels * taps, ...)``."""
+    taps, channels = prod(module.kernel_size), x.shape[1]
+    kernel = torch.eye(taps, dtype=x.dtype, device=x.device)
+    kernel = kernel.reshape(taps, 1, *module.kernel_size)
+    kernel = kernel.repeat(channels, *(1 for _ in range(kernel.dim() - 1)))
+    padding: str | tuple[int, ...] = module.padding
+    if module.padding_mode != "zeros":
+        twice = module._reversed_padding_repeated_twice
+        x = functional.pad(x, twice, mode=module.padding_mode)
+        padding = tuple(0 for _ in module.kernel_size)
+    convolution = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+    return convolution[len(module.kernel_size)](
+        x, kernel, None, module.stride, padding, module.dilation, channels
+    )
 
 
 def smallest_share(kernel: Tensor) -> Tensor:
