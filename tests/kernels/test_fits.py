@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alignlab.kernels.attainable import Attainable, chosen_halves
-from alignlab.kernels.regression import explained_held_out, explained_in_sample, row_space
+from alignlab.kernels.regression import (
+    explained_elsewhere,
+    explained_held_out,
+    explained_in_sample,
+    row_space,
+)
 
 
 def doubles(*shape: int, seed: int = 0) -> Tensor:
@@ -74,6 +79,47 @@ def test_the_share_held_out_is_that_of_least_squares_on_the_other_half(
     given_gains = gains if weighted else None
     found = explained_held_out(features, targets, fold, gains=given_gains)
     assert float(found) == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@given(seed=st.integers(0, 500))
+def test_feedback_of_then_is_scored_by_its_cosine_now(weighted: bool, seed: int) -> None:
+    then = doubles(30, 4, seed=seed), doubles(30, 7, seed=seed + 1)
+    now = doubles(30, 4, seed=seed + 2), doubles(30, 7, seed=seed + 3)
+    gains = [(doubles(30, 7, seed=seed + k).abs() - 0.3).clamp_min(0.0) for k in (4, 5)]
+    plain = gains if weighted else [torch.ones(30, 7, dtype=torch.float64)] * 2
+    fold, expected = first_half(30), []
+    for train, test in ((fold, ~fold), (~fold, fold)):
+        arrays = [each[train].numpy() for each in (*then, plain[0])]
+        weights = ridge_by_numpy(*arrays, ridge=1e-3 if weighted else 0.0)
+        root = plain[1][test].sqrt().numpy()
+        made, aim = root * (now[0][test].numpy() @ weights), root * now[1][test].numpy()
+        c = (made * aim).sum() / np.linalg.norm(made) / np.linalg.norm(aim)
+        expected.append(c * abs(c))
+    given_gains = gains if weighted else [None, None]
+    found = explained_elsewhere((*then, given_gains[0]), (*now, given_gains[1]), fold)
+    assert float(found) == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_feedback_that_still_fits_scores_one_and_that_of_turned_signals_minus_one() -> None:
+    errors, later, feedback = doubles(40, 5), doubles(40, 5, seed=1), doubles(5, 9, seed=2)
+    then = (errors, errors @ feedback, None)
+    for scale, expected in ((7.0, 1.0), (-0.1, -1.0)):
+        now = (later, scale * later @ feedback, None)
+        found = float(explained_elsewhere(then, now, first_half(40)))
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_layers_together_are_layers_one_by_one() -> None:
+    features, targets = doubles(30, 4), doubles(3, 30, 7, seed=1)
+    gains, fold = doubles(3, 30, 7, seed=2).abs(), first_half(30)
+    inside = explained_in_sample(features, targets, gains=gains)
+    outside = explained_held_out(features, targets, fold)
+    for k in range(3):
+        torch.testing.assert_close(
+            inside[k], explained_in_sample(features, targets[k], gains=gains[k])
+        )
+        torch.testing.assert_close(outside[k], explained_held_out(features, targets[k], fold))
 
 
 def test_what_is_linear_is_explained_in_sample_and_held_out() -> None:
