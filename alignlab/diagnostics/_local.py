@@ -102,6 +102,7 @@ def _entry_like(capture: Capture, layer: Layer, *, random: bool) -> Tensor:
 
 def by_channel(signal: Tensor, layer: Layer) -> Tensor:
     """Return an entry-shaped tensor as ``(n_samples, n_channels, n_places)``."""
-    if len(layer.entry_shape) == 1:
-        return signal.reshape(signal.shape[0], -1, 1)
-    return signal.reshape(signal.shape[0], layer.entry_shape[0], -1)
+    shaped = signal.reshape(-1, *layer.entry_shape)
+    axis = layer.entry_channel_axis
+    found = shaped.movedim(axis if axis < 0 else axis + 1, 1)
+    return found.reshape(*found.shape[:2], -1)
