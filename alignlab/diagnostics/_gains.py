@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from alignlab.diagnostics._together import fetched
 from alignlab.errors import MeasurementError
-from alignlab.snapshot import Snapshot
 
-__all__ = ["local_gains"]
+if TYPE_CHECKING:
+    from alignlab.engine.capture import Capture
+    from alignlab.snapshot import Snapshot
+
+__all__ = ["gains_of", "local_gains"]
 
 _SAME = 1e-3
 
@@ -25,16 +30,23 @@ def local_gains(snapshot: Snapshot) -> dict[str, Tensor | str]:
         At least 0, shape ``(n_samples, *entry_shape)``; a clause where V^T V is not diagonal or
         not to be had, or where the true signal also comes around the entry.
     """
-    capture = snapshot.capture
+    return gains_of(snapshot.capture)
+
+
+def gains_of(capture: Capture) -> dict[str, Tensor | str]:
+    """Return the same of any forward pass; see ``local_gains``."""
     found: dict[str, Tensor | str] = {}
     missed: dict[str, Tensor] = {}
     stream = torch.Generator().manual_seed(0)
-    for layer in snapshot.hidden:
+    for layer in capture.layers:
+        if layer.is_output:
+            continue
         if capture.layout.is_bypassed(layer):
             found[layer.name] = "the true signal also comes around its entry"
             continue
-        shape = (snapshot.error.shape[0], *layer.entry_shape)
-        ones = torch.ones(shape, dtype=snapshot.error.dtype, device=snapshot.error.device)
+        shape = (capture.n_samples, *layer.entry_shape)
+        like = capture.layout.call(layer).weight
+        ones = torch.ones(shape, dtype=like.dtype, device=like.device)
         signs = 2.0 * torch.randint(0, 2, shape, generator=stream).to(ones) - 1.0
         try:
             diagonal = capture.to_entry(layer, capture.to_preactivation(layer, ones))
