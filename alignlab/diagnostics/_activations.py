@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["activations", "activations_of", "output_of"]
+__all__ = ["activations", "activations_of", "by_unit", "output_of"]
 
 
 def activations(capture: Capture) -> dict[str, Tensor]:
@@ -55,3 +55,17 @@ def output_of(capture: Capture, layer: Layer) -> Tensor:
     ones = [1] * (found.ndim - 1)
     ones[layer.channel_axis] = -1
     return found + bias.detach().to(found).reshape(ones)
+
+
+def by_unit(signal: Tensor, axis: int) -> Tensor:
+    """Return a tensor with one column per unit, one row per sample and position.
+
+    Args:
+        signal: Shape ``(n_samples, ...)``.
+        axis: Axis of the units in the shape of one sample, as ``Layer.channel_axis``.
+
+    Returns:
+        Shape ``(n_samples * n_positions, n_units)``.
+    """
+    moved = signal.movedim(axis if axis < 0 else axis + 1, -1)
+    return moved.reshape(-1, moved.shape[-1])
