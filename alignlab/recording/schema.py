@@ -43,7 +43,10 @@ SITES = ("entry", "preactivation")
 STATUSES_WITHOUT_VALUE = ("null draw", "undefined")
 STATUSES_AGAINST_CHANCE = ("opposed", "at chance", "detectable", "useful")
 STATUSES = ("undecidable", *STATUSES_AGAINST_CHANCE, "exact", *STATUSES_WITHOUT_VALUE)
-NULL_KINDS = ("feedback_draw", "rule_draw", "output_rotation", "sample_permutation", "none")
+NULL_KINDS = (
+    *("feedback_draw", "rule_draw", "output_rotation", "sample_permutation", "sign_flip"),
+    "none",
+)
 NULL_METHODS = ("closed form", "redraws")
 FEEDBACK_ORIGINS = (
     *("checkpoint", "replayed", "replayed, unverified", "drawn"),
