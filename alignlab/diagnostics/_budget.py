@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._activations import by_unit
-from alignlab.diagnostics._means import Mean, input_changes, means, means_of, same_layers
+from alignlab.diagnostics._means import (
+    Mean,
+    input_changes,
+    means,
+    means_of,
+    same_layers,
+    spreads_of,
+)
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.drift import by_output, inherited_drift, own_drift, term_shares
 
@@ -80,11 +86,11 @@ def _terms(
         return None
     before, after = (each[layer.name] for each in states)
     module = snapshot.capture.module_of(layer)
-    signal = by_unit(wide(view.preactivation), layer.channel_axis)
+    signal = _sums(view.preactivation, layer)
     leading, mismatch = _leading(snapshot, layer, view.entry, view.preactivation)
     bias = view.gradients[1]
     own = rate * own_drift(
-        before.input, by_output(module, gradient), signal.sum(0), leading,
+        before.input, by_output(module, gradient), signal, leading,
         bias=before.bias.new_full((1,), float(bias is not None)),
     )  # fmt: skip
     weight, offset = (
@@ -103,9 +109,10 @@ def _terms(
     common = own[0] + own[1]
     total = common + own[2] + other + inherited.sum(0)
     terms = torch.stack([own[0], own[1], common, own[2], other, *inherited])
-    scale = before.spread.square() + before.values.square().sum()
+    spread = snapshot.shared(spreads_of)[layer.name]
+    scale = spread.square() + before.values.square().sum()
     rounding = 16.0 * torch.finfo(view.preactivation.dtype).eps * scale.sqrt()
-    size = total.norm() / (STEP * before.spread)
+    size = total.norm() / (STEP * spread)
     flags = torch.stack([size, (total.norm() <= rounding).double(), mismatch])
     return torch.cat([flags, term_shares(terms, total)])
 
@@ -114,15 +121,41 @@ def _leading(
     snapshot: Snapshot, layer: Layer, entry: Tensor | None, signal: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the sum over rows of mean gate times mean entry signal, and what gates miss of it."""
-    rows = by_unit(wide(signal), layer.channel_axis)
+    sums = _sums(signal, layer)
     if layer.is_output:
-        return rows.sum(0), rows.new_zeros(())
-    if entry is None or entry[0].numel() != signal[0].numel():
-        return rows.sum(0), rows.new_full((), torch.inf)
-    source = entry.reshape(signal.shape)
-    ones = torch.ones_like(entry)
-    gates = by_unit(wide(snapshot.capture.to_preactivation(layer, ones)), layer.channel_axis)
-    entering = by_unit(wide(source), layer.channel_axis)
-    size = rows.norm()
-    missed = (rows - gates * entering).norm() / torch.where(size > 0, size, 1.0)
-    return len(rows) * gates.mean(0) * entering.mean(0), missed
+        return sums, sums.new_zeros(())
+    gates = snapshot.shared(_responses).get(layer.name)
+    if entry is None or gates is None:
+        return sums, sums.new_full((), torch.inf)
+    entering = entry.reshape(signal.shape)
+    size, missed = _norm(signal), _norm(signal - gates * entering)
+    n_rows = signal.numel() // len(sums)
+    leading = _sums(gates, layer) * _sums(entering, layer) / n_rows
+    return leading, missed / torch.where(size > 0, size, 1.0)
+
+
+def _responses(snapshot: Snapshot) -> dict[str, Tensor]:
+    """Return what ones at each entry become at the pre-activation, where the sizes agree."""
+    capture = snapshot.capture
+    found = {}
+    for layer in snapshot.hidden:
+        entry = snapshot.true.entry[layer.name]
+        if entry.numel() == snapshot.true.preactivation[layer.name].numel():
+            found[layer.name] = capture.to_preactivation(layer, torch.ones_like(entry))
+    return found
+
+
+def _sums(signal: Tensor, layer: Layer) -> Tensor:
+    """Return the sums over samples and positions, one per output unit, in float64."""
+    signal = signal.cpu() if signal.device.type == "mps" else signal
+    unit = layer.channel_axis % (signal.ndim - 1) + 1
+    axes = [axis for axis in range(signal.ndim) if axis != unit]
+    result: Tensor = signal.sum(axes, dtype=torch.float64)
+    return result
+
+
+def _norm(signal: Tensor) -> Tensor:
+    """Return the norm of a signal, its squares added in float64."""
+    signal = signal.cpu() if signal.device.type == "mps" else signal
+    result: Tensor = torch.linalg.vector_norm(signal, dtype=torch.float64)
+    return result

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["Mean", "input_changes", "means", "means_of", "same_layers"]
+__all__ = ["Mean", "input_changes", "means", "means_of", "same_layers", "spreads_of"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,11 @@ class Mean:
         weight: One row per output unit, shape ``(n_out, fan_in)``.
         bias: Shape ``(n_out,)``; zeros without one.
         input: What each unit reads on average over samples and positions, like ``weight``.
-        spread: Root of the sum over units of the variance of their pre-activations, scalar.
     """
 
     weight: Tensor
     bias: Tensor
     input: Tensor
-    spread: Tensor
 
     @property
     def values(self) -> Tensor:
@@ -52,6 +50,19 @@ def means_of(snapshot: Snapshot) -> dict[str, Mean]:
     return means(snapshot.capture)
 
 
+def spreads_of(snapshot: Snapshot) -> dict[str, Tensor]:
+    """Return root sums over units of the pre-activations' variance; for ``Snapshot.shared``."""
+    capture = snapshot.capture
+    return {
+        layer.name: wide(
+            torch.var(by_unit(output_of(capture, layer), layer.channel_axis), 0, correction=0)
+        )
+        .sum()
+        .sqrt()
+        for layer in capture.layers
+    }
+
+
 def same_layers(first: Capture, second: Capture) -> bool:
     """Return whether two forward passes called the same layers."""
     called = [[(layer.name, layer.shape) for layer in each.layers] for each in (first, second)]
@@ -65,7 +76,7 @@ def input_changes(before: Capture, after: Capture) -> dict[str, Tensor]:
     """
     return {
         layer.name: mean_input(
-            after.module_of(layer), wide(after.input_of(layer)) - wide(before.input_of(layer))
+            after.module_of(layer), after.input_of(layer) - before.input_of(layer)
         )
         for layer in before.layers
     }
@@ -76,10 +87,8 @@ def _mean(capture: Capture, layer: Layer) -> Mean:
     # Parameters may get other values in the same memory later on.
     weight = by_output(module, capture.weight_of(layer)).clone()
     bias = module.bias
-    rows = wide(by_unit(output_of(capture, layer), layer.channel_axis))
     return Mean(
         weight,
         wide(bias.detach()).clone() if isinstance(bias, Tensor) else weight.new_zeros(len(weight)),
         mean_input(module, capture.input_of(layer)),
-        torch.var(rows, 0, correction=0).sum().sqrt(),
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._budget import budget
-from alignlab.diagnostics._means import input_changes, means, means_of, same_layers
+from alignlab.diagnostics._means import input_changes, means, means_of, same_layers, spreads_of
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.drift import inherited_drift, term_shares
 from alignlab.snapshot import MeasuredRule, Snapshot
@@ -126,7 +126,7 @@ class Drift(SnapshotDiagnostic):
             "Share of changes of the mean input in that distance",
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 4.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the budget of backpropagation and of every rule, and the way since earlier."""
@@ -184,7 +184,7 @@ def _shown(label: str, name: str, row: np.ndarray) -> Iterator[Reading | NotDefi
 
 def _since(snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
     """Yield how far the means have moved from the states of earlier, and why."""
-    now = snapshot.shared(means_of)
+    now, spreads = snapshot.shared(means_of), snapshot.shared(spreads_of)
     found: dict[str, list[Tensor]] = {layer.name: [] for layer in snapshot.layers}
     for label in snapshot.earlier:
         with snapshot.at(label) as capture:
@@ -199,7 +199,7 @@ def _since(snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
             upstream, cross = inherited_drift(mean.weight, step, inputs[name])
             total = own + upstream + cross
             shares = term_shares(torch.stack([own, upstream]), total)
-            found[name].append(torch.cat([(total.norm() / now[name].spread)[None], shares]))
+            found[name].append(torch.cat([(total.norm() / spreads[name])[None], shares]))
     for name, rows in found.items():
         if rows:
             size, own, upstream = torch.stack(rows, 1)

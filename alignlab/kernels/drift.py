@@ -50,7 +50,9 @@ def mean_input(module: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(weight, Tensor)
     with torch.enable_grad():
         probe = torch.zeros_like(wide(weight.detach())).requires_grad_()
-        output = linear_part(module, wide(x).mean(0, keepdim=True), probe)
+        x = x.cpu() if x.device.type == "mps" else x
+        mean = x.mean(0, keepdim=True, dtype=torch.float64)
+        output = linear_part(module, mean, probe)
         axis = -1 if isinstance(module, nn.Linear) else 1
         (total,) = torch.autograd.grad(output.sum(), probe)
     return by_output(module, total / (output.numel() // output.shape[axis]))
