@@ -18,7 +18,7 @@ from typing import cast
 
 from alignlab.errors import InputError, MissingError
 
-__all__ = ["load", "names", "summary"]
+__all__ = ["declared", "load", "names", "summary"]
 
 
 def names(package: str) -> list[str]:
@@ -87,6 +87,28 @@ def summary(package: str, name: str) -> str:
         raise MissingError(_unknown(package, name, sorted({*modules, *plugins})))
     text = ast.get_docstring(ast.parse(modules[name].read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0]
+
+
+def declared(package: str, name: str, attribute: str) -> object:
+    """Return what a module's class says of itself in an attribute, without importing it.
+
+    Args:
+        package: Dotted name of the package and of its entry-point group.
+        name: Public name, as ``names`` gives it.
+        attribute: Name of a class attribute that is written as a literal.
+
+    Returns:
+        The literal; None for an entry point, and where there is no such literal.
+    """
+    module = _modules(package).get(name)
+    if module is None:
+        return None
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in (each for one in classes for each in one.body if isinstance(each, ast.AnnAssign)):
+        if isinstance(node.target, ast.Name) and node.target.id == attribute and node.value:
+            return cast("object", ast.literal_eval(node.value))
+    return None
 
 
 def _modules(package: str) -> dict[str, Path]:

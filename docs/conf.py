@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 import alignlab
+from alignlab.diagnostics._base import Diagnostic, Variable
+from alignlab.diagnostics._presets import PRESETS
 from alignlab.plugins import load, names, summary
 from alignlab.rules import Rule
 from alignlab_cli.commands.list import KINDS
@@ -93,6 +95,66 @@ def pages_of_rules(folder: Path) -> Iterator[str]:
     )
 
 
+def page_of_diagnostic(name: str) -> str:
+    """Return the page of one diagnostic."""
+    diagnostic = load("alignlab.diagnostics", name)
+    assert isinstance(diagnostic, type)
+    assert issubclass(diagnostic, Diagnostic)
+    presets = [f"`{preset}`" for preset, chosen in PRESETS.items() if name in chosen]
+    facts = [
+        f"cost: about {diagnostic.cost:.4g} plain training steps per rule",
+        f"presets: {', '.join([*presets, '`full`'])}",
+    ]
+    place = f"{diagnostic.__module__}.{diagnostic.__name__}"
+    return "\n".join(
+        [
+            f"# {name}\n\n{summary('alignlab.diagnostics', name)}\n",
+            f"*{'; '.join(facts)}.*\n",
+            f"```{{eval-rst}}\n.. autoclass:: {place}\n   :no-members:\n```\n",
+            "## Variables\n",
+            "| variable | over | what it is | units | better | source |",
+            "|---|---|---|---|---|---|",
+            *(row_of(variable) for variable in diagnostic.variables),
+            "",
+        ]
+    )
+
+
+def row_of(variable: Variable) -> str:
+    """Return a variable's line in the table of its diagnostic."""
+    name = f"`{variable.name}`" + (", with its chance level" if variable.alignment else "")
+    cells = [
+        *(name, ", ".join(variable.dims) or "the network", variable.long_name),
+        *(variable.units, {"none": ""}.get(variable.better, variable.better), variable.source),
+    ]
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def pages_of_diagnostics(folder: Path) -> Iterator[str]:
+    """Write a page for every diagnostic, and yield the lines of the page that lists them."""
+    folder.mkdir(exist_ok=True)
+    every = names("alignlab.diagnostics")
+    for name in every:
+        (folder / f"{name}.md").write_text(page_of_diagnostic(name), encoding="utf-8")
+    yield "# Diagnostics\n"
+    yield "Everything that is measured, by name. `--diagnostic NAME` or `--preset NAME` chooses; "
+    yield "what is not defined for a layer says why in the recording (`not_defined`). Chance "
+    yield "levels: [conventions](conventions.md).\n"
+    yield "```{toctree}\n:maxdepth: 1\n:hidden:\n"
+    yield from (f"diagnostics/{name}" for name in every)
+    yield "```\n"
+    yield "| preset | diagnostics |\n|---|---|"
+    for preset, chosen in PRESETS.items():
+        yield f"| `{preset}` | {', '.join(f'[{n}](diagnostics/{n}.md)' for n in chosen)} |"
+    yield "| `full` | all of them; what is measured where nothing is chosen |\n"
+    yield from (
+        f"- [`{name}`](diagnostics/{name}.md): {summary('alignlab.diagnostics', name)}"
+        for name in every
+    )
+
+
+listed = "\n".join(pages_of_diagnostics(HERE / "diagnostics"))
+(HERE / "diagnostics.md").write_text(f"{listed}\n", encoding="utf-8")
 (HERE / "rules.md").write_text("\n".join(pages_of_rules(HERE / "rules")) + "\n", encoding="utf-8")
 (HERE / "names.md").write_text("\n".join(pages_of_names()), encoding="utf-8")
 (HERE / "command-line.md").write_text(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignlab.errors import InputError, MissingError
-from alignlab.plugins import load, names, summary
+from alignlab.plugins import declared, load, names, summary
 
 GARDEN = "garden_of_tests.plants"
 
@@ -51,6 +51,15 @@ def test_names_are_file_names_with_hyphens_and_shared_code_is_not_listed() -> No
 @pytest.mark.usefixtures("garden")
 def test_listing_and_summaries_import_no_plugin() -> None:
     assert [summary(GARDEN, name) for name in names(GARDEN)] == ["A fern.", "A rose.", "A weed."]
+    assert not [name for name in sys.modules if name.startswith(f"{GARDEN}.")]
+
+
+def test_a_literal_of_a_class_is_read_without_importing_it(garden: Path) -> None:
+    text = '"""An oak."""\nclass Oak:\n    height: float = 20.5\n    age: int = len("ring")\n'
+    (garden / "oak.py").write_text(text)
+    assert declared(GARDEN, "oak", "height") == 20.5
+    assert declared(GARDEN, "oak", "colour") is None
+    assert declared(GARDEN, "elm", "height") is None
     assert not [name for name in sys.modules if name.startswith(f"{GARDEN}.")]
 
 

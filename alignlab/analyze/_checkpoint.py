@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,13 @@ import xarray as xr
 from torch import Tensor, nn
 
 from alignlab import datasets, plugins
+from alignlab.analyze._beside import (
+    described,
+    earlier_states,
+    other,
+    require_model,
+    twin_of,
+)
 from alignlab.analyze._chosen import require_own_entries
 from alignlab.analyze._feedback import measured_rule, trained_rule
 from alignlab.analyze._loading import FEW, Loaded, loaded_model, on_device, output_of
@@ -86,6 +93,9 @@ class Options:
         since: Earlier checkpoint of the same training. With ``displacement`` among the rules, or
             no rule, everything is measured at its weights, where the way to the file began; for
             other rules it holds the initial weights.
+        earlier: Other checkpoints of the same training by label, for diagnostics that look back;
+            ``initial`` is the one at which it began.
+        twin: Checkpoint of the same network trained by backpropagation, to compare with.
         feedback: Tensor of the file by layer.
         replay: Seed of the training's feedback.
         rename: New name or prefix by old one.
@@ -115,6 +125,8 @@ class Options:
     seed: int = 0
     draws: int | None = None
     since: str | Path | None = None
+    earlier: Mapping[str, str] = field(default_factory=dict)
+    twin: str | Path | None = None
     feedback: Mapping[str, str] = field(default_factory=dict)
     replay: int | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -151,6 +163,7 @@ def analyze_checkpoint(path: str | Path, **options: Any) -> Analysis:
     checkpoint = open_checkpoint(path, allow_unsafe_pickle=chose.allow_unsafe_pickle, key=chose.key)
     if chose.model is None:
         require_alone(chose.since)
+        require_model(chose)
         named = name_feedback(checkpoint, chose.feedback)
         return Analysis(weights_alone(named, command=chose.command))
     rules = [parse_rule(text) for text in chose.rules]
@@ -174,6 +187,8 @@ def analyze_checkpoint(path: str | Path, **options: Any) -> Analysis:
         seed=chose.seed,
         save=chose.save,
         layers=chose.layers or None,
+        earlier=earlier_states(earlier, batch.x, rules=rules, chose=chose),
+        twin=twin_of(batch.x, chose),
         progress=chose.progress,
     )
     with torch.random.fork_rng():
@@ -243,11 +258,7 @@ def _require_own_entries(
 def _earlier(x: Tensor, rules: Sequence[Rule], chose: Options) -> Loaded:
     """Fill the model with the weights of the earlier checkpoint."""
     require_needed(rules)
-    opened = open_checkpoint(
-        chose.since or "", allow_unsafe_pickle=chose.allow_unsafe_pickle, key=chose.key
-    )
-    # What the user points at is in the file that is analysed.
-    return loaded_model(opened, x, replace(chose, feedback={}))
+    return other(chose.since or "", x, chose)
 
 
 def _measured_since(
@@ -297,7 +308,7 @@ def _origin_note(rule: MeasuredRule) -> str:
 def _described(
     chose: Options, network: nn.Module, batch: Samples, *, notes: Sequence[str]
 ) -> dict[str, Any]:
-    return {
+    return described(chose) | {
         "model_spec": chose.model or "",
         "model_arguments": ", ".join(f"{k}={v}" for k, v in chose.model_arguments.items()),
         "parameter_hash": parameter_hash(network),

@@ -38,8 +38,8 @@ def require_needed(rules: Sequence[Rule]) -> None:
     if not is_measured_before(rules) and not any(rule.keeps_initial for rule in rules):
         named = ", ".join(rule.label for rule in rules)
         message = (
-            f"No rule among {named} takes anything from an earlier checkpoint; leave --since out, "
-            "or add --rule displacement."
+            f"No rule among {named} takes anything from an earlier checkpoint; add --rule "
+            "displacement, or give it to the diagnostics that look back with --earlier LABEL=FILE."
         )
         raise InputError(message)
 

@@ -35,6 +35,9 @@ _LARGEST_PRODUCT = 2**24
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Modules whose weight has its outputs on the second axis."""
 
+WHOLE = ""
+"""Stands in the place of a layer for all of them together."""
+
 Compared = dict[Key, Comparison]
 Draws = dict[str, list[Compared]]
 
@@ -53,6 +56,8 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
         null = _Null(snapshot, measured, true, observed)
         for diagnostic, draws in zip(diagnostics, null.draws(diagnostics), strict=True):
             found = {name: diagnostic.compare(true[name], observed[name]) for name in true}
+            compared = {each.name: observed[each.name] for each in snapshot.compared(measured)}
+            found[WHOLE] = diagnostic.compare_together(true, compared)
             yield from _placed(diagnostic, snapshot, measured, true, found, draws)
             if not measured.is_drawn:
                 for name, view in true.items():
@@ -60,6 +65,8 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
                         yield Reading(
                             reading.name, reading.value, measured.label, name, reading.site
                         )
+                for reading in diagnostic.describe_together(true, compared):
+                    yield replace(reading, rule=measured.label)
 
 
 class _Null:
@@ -76,12 +83,12 @@ class _Null:
         self._measured = measured
         self._true = true
         self._observed = observed
+        self._compared = [layer.name for layer in snapshot.compared(measured)]
 
     def draws(self, diagnostics: Sequence[AlignmentDiagnostic]) -> list[Draws]:
         """Return, by diagnostic, the comparisons of every hidden layer under every redraw."""
         results: list[Draws] = [
-            {layer.name: [] for layer in self._snapshot.compared(self._measured)}
-            for _ in diagnostics
+            {name: [] for name in (*self._compared, WHOLE)} for _ in diagnostics
         ]
         wanted = [min(self._snapshot.draws, diagnostic.max_draws) for diagnostic in diagnostics]
         count = max(wanted, default=0)
@@ -93,6 +100,10 @@ class _Null:
                 for view in views:
                     name = view.layer.name
                     result[name].append(dict(diagnostic.compare(self._true[name], view)))
+                if len(views) == len(self._compared):
+                    together = {view.layer.name: view for view in views}
+                    found = diagnostic.compare_together(self._true, together)
+                    result[WHOLE].append(dict(found))
         return results
 
     def _views(self, count: int) -> Iterator[list[LayerView]]:
@@ -207,20 +218,22 @@ def _placed(
     means = {variable.name: variable.null_mean for variable in diagnostic.variables}
     kind = snapshot.chance_kind(measured)
     by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
-    for layer in snapshot.compared(measured):
-        closed = _closed_forms(diagnostic, snapshot, measured, true[layer.name], draws[layer.name])
-        for key, comparison in found[layer.name].items():
+    for layer_name, drawn in draws.items():
+        closed = {}
+        if layer_name != WHOLE:
+            closed = _closed_forms(diagnostic, snapshot, measured, true[layer_name], drawn)
+        for key, comparison in found[layer_name].items():
             value = float(comparison.value)
             chance = chance_of(
                 value,
-                np.array([float(d[key].value) for d in draws[layer.name]]),
+                np.array([float(d[key].value) for d in drawn]),
                 kind=kind,
-                concentration=_concentration([d[key].energy for d in draws[layer.name]]),
+                concentration=_concentration([d[key].energy for d in drawn]),
                 mean=means[key[0]],
                 closed_form=closed.get(key, float("nan")),
             )
             place = by_key.setdefault(key, {})
-            place[layer.name] = (value, chance, float(comparison.undefined))
+            place[layer_name] = (value, chance, float(comparison.undefined))
     for (name, site), rows in by_key.items():
         statuses = adjusted_statuses(
             [row[0] for row in rows.values()],

@@ -116,6 +116,19 @@ class AlignmentDiagnostic(Diagnostic):
             approximate: The layer under the rule, or under a redraw of its feedback.
         """
 
+    def compare_together(
+        self, true: Mapping[str, LayerView], approximate: Mapping[str, LayerView]
+    ) -> Mapping[Key, Comparison]:
+        """Return the alignments of the whole network; most have none.
+
+        Args:
+            true: All layers under backpropagation, by name.
+            approximate: Those that the rule gives, under the rule or under a redraw: a layer whose
+                gradient is exact by construction is drawn by no chance.
+        """
+        del true, approximate
+        return {}
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
         r"""Return, where they exist, tensors T with statistic = <E B^T, T> to first order.
 
@@ -137,6 +150,13 @@ class AlignmentDiagnostic(Diagnostic):
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
         """Yield what is recorded beside the alignments, without rule and layer."""
+        del true, approximate
+        yield from ()
+
+    def describe_together(
+        self, true: Mapping[str, LayerView], approximate: Mapping[str, LayerView]
+    ) -> Iterator[Reading]:
+        """Yield what is recorded beside those of the whole network, without rule."""
         del true, approximate
         yield from ()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
+from alignlab.diagnostics._together import fetched
 from alignlab.engine.capture import Capture
 from alignlab.kernels.cosines import cosine, wide
 from alignlab.snapshot import Snapshot
@@ -188,30 +189,34 @@ def _sensitivity(snapshot: Snapshot) -> Iterator[Reading]:
 
 def _central_difference(snapshot: Snapshot) -> Iterator[Reading]:
     gradient = snapshot.true.parameters
-    norm = torch.stack([wide(g).square().sum().cpu() for g in gradient.values()]).sum().sqrt()
     parameters = dict(snapshot.capture.model.named_parameters())
-    size = torch.stack([wide(p.detach()).square().sum().cpu() for p in parameters.values()])
+    length, extent = _norm(gradient.values()), _norm(p.detach() for p in parameters.values())
     precision = _precision(snapshot)
-    if not float(norm) > 0:
+    if not length > 0:
         yield Reading("reference_check", "undecided")
         return
     slopes = []
     for share in _STEPS if precision == torch.float64 else (1e-1, 3e-2, 1e-2):
-        step = float(share * size.sum().sqrt())
+        step = share * extent
         ends = []
         for sign in (1.0, -1.0):
             moved = {
-                name: wide(parameters[name].detach()) + sign * step * wide(g) / float(norm)
+                name: wide(parameters[name].detach()) + sign * step * wide(g) / length
                 for name, g in gradient.items()
             }
             ends.append(float(snapshot.capture.evaluate(moved, precision=precision)))
         slopes.append((ends[0] - ends[1]) / (2.0 * step))
-    error = min(abs(slope / float(norm) - 1.0) for slope in slopes[1:])
-    spread = abs(slopes[1] - slopes[2]) / float(norm)
+    error = min(abs(slope / length - 1.0) for slope in slopes[1:])
+    spread = abs(slopes[1] - slopes[2]) / length
     tolerance = max(3.0 * spread, 1e-3 if precision == torch.float64 else 1e-2)
     verdict = "agrees" if error <= tolerance else "disagrees"
     yield Reading("reference_check_error", error)
     yield Reading("reference_check", verdict if tolerance < 0.1 else "undecided")
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """Return the norm of tensors as one vector."""
+    return float(sum(fetched([wide(tensor).square().sum() for tensor in tensors])) ** 0.5)
 
 
 def _precision(snapshot: Snapshot) -> torch.dtype:
@@ -235,13 +240,17 @@ def _is_same(loss: float, exact: float) -> bool:
 def _verdict(found: list[Reading]) -> str:
     """Return "valid", or "reference invalid" with the first reason."""
     compared = any(reading.name == "reference_float64_change" for reading in found)
+    held = [reading for reading in found if isinstance(reading.value, Tensor)]
+    moved = fetched([reading.value for reading in held if isinstance(reading.value, Tensor)])
+    values = {id(reading): float(value) for reading, value in zip(held, moved, strict=True)}
     for reading in found:
         where = f"{reading.rule} {reading.layer}".strip()
         if reading.name == "reference_check":
             if reading.value == "disagrees":
                 return "reference invalid: a central difference of the loss contradicts it"
             continue
-        value = float(reading.value)
+        value = values.get(id(reading), reading.value)
+        assert isinstance(value, float)
         if reading.name == "reference_norm" and not value > (0.0 if compared else FLOOR):
             return f"reference invalid: the true signal at {where} has norm {value:.1e}"
         if reading.name == "reference_float64_change" and not value <= LARGEST_CHANGE:

@@ -73,6 +73,23 @@ class WeightGradient(AlignmentDiagnostic):
             better="lower",
             valid=(0.0, 1.0),
         ),
+        Variable(
+            "inner_product_weight_gradient",
+            _DIMS,
+            "Inner product of true and approximate weight gradient",
+        ),
+        Variable(
+            "squared_norm_weight_gradient",
+            _DIMS,
+            "Squared norm of the approximate weight gradient",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "squared_norm_weight_gradient_true",
+            _DIMS,
+            "Squared norm of the true weight gradient, with which that was multiplied",
+            valid=(0.0, None),
+        ),
     )
     cost: ClassVar[float] = 1.0
 
@@ -97,6 +114,13 @@ class WeightGradient(AlignmentDiagnostic):
             undefined = (~torch.isfinite(value)).double()
             result[("cosine_weight_gradient_debiased", "")] = Comparison(value, energy, undefined)
         return result
+
+    def undefined(self, true: LayerView, approximate: LayerView) -> str:
+        """Return why there is nothing to compare: no weight that is learned by both."""
+        exact, found = true.gradients_beside(approximate)[0], approximate.gradients[0]
+        if exact is None:
+            return "its weight is no parameter that is learned"
+        return "" if found is not None else "the rule leaves its weight alone"
 
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
         """Return T of the two plain cosines; see the base class.
@@ -123,7 +147,7 @@ class WeightGradient(AlignmentDiagnostic):
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
-        """Yield norm ratio, projection, best scale and unexplained share."""
+        """Yield norm ratio, projection, best scale, unexplained share, and their raw products."""
         exact, found = true.gradients_beside(approximate)[0], approximate.gradients[0]
         if exact is None or found is None:
             return
@@ -134,6 +158,9 @@ class WeightGradient(AlignmentDiagnostic):
         yield Reading("projection_weight_gradient", similarity * ratio)
         yield Reading("best_scale_weight_gradient", similarity / ratio)
         yield Reading("unexplained_weight_gradient", 1.0 - similarity.square())
+        yield Reading("inner_product_weight_gradient", torch.dot(first, second))
+        yield Reading("squared_norm_weight_gradient", second.square().sum())
+        yield Reading("squared_norm_weight_gradient_true", first.square().sum())
 
 
 def _whole(first: Tensor, second: Tensor) -> Comparison:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["recovered", "require_recoverable", "show_recovery"]
 
-_OPTIONS = ("model", "data", "rules", "save", "diagnostics", "preset", "feedback", "rename")
+_OPTIONS = (
+    *("model", "data", "rules", "save", "diagnostics", "preset", "feedback", "rename"),
+    *("earlier", "twin"),
+)
 _COLUMNS = {
     "directions": "rank",
     "expected": "rank_expected",

@@ -17,6 +17,7 @@ import xarray as xr
 from click.testing import CliRunner, Result
 
 from alignlab.errors import CheckpointError, MissingError
+from alignlab.plugins import load
 from alignlab_cli.main import COMMANDS, alignlab
 
 
@@ -80,6 +81,7 @@ def test_analyze_hands_every_option_to_the_library_under_its_own_name(library: R
         *("--feedback", "fc1=B1", "--feedback", "fc2=B2", "--replay", "7", "--rename", "a.w=b.w"),
         *("--diagnostic", "gate", "--preset", "fast", "--save", "signals,feedback"),
         *("--since", "earlier.pt", "--layers", "fc1,fc3"),
+        *("--earlier", "initial=first.pt", "--twin", "bp.pt"),
         *("--key", "net", "--plain-model", "net.py:plain", "--allow-unsafe-pickle", "--download"),
         *("-o", "run.nc"),
     )
@@ -89,6 +91,8 @@ def test_analyze_hands_every_option_to_the_library_under_its_own_name(library: R
     assert library.asked == {
         "path": "model.pt",
         "since": "earlier.pt",
+        "earlier": {"initial": "first.pt"},
+        "twin": "bp.pt",
         "model": "net.py:build",
         "model_arguments": {"width": 64, "activation": "relu"},
         "data": "digits",
@@ -241,6 +245,16 @@ def test_list_puts_the_name_in_the_first_column() -> None:
     assert {"bp", "brsf", "dfa", "fa", "frsf", "usf"} <= set(rows)
     assert rows["dfa"] == "Direct feedback alignment."
     assert json.loads(run("list", "rules", "--json").stdout) == rows
+
+
+def test_list_of_diagnostics_shows_what_each_costs_and_its_presets() -> None:
+    found = json.loads(run("list", "diagnostics", "--json").stdout)
+    assert found["error-signal"]["cost"] == load("alignlab.diagnostics", "error-signal").cost
+    assert {"core", "full"} <= set(found["error-signal"]["presets"])
+    shown = run("list", "diagnostics").stdout.splitlines()
+    assert [line.split()[0] for line in shown] == list(found)
+    costs = {line.split()[0]: float(line.split()[1]) for line in shown}
+    assert costs == pytest.approx({name: each["cost"] for name, each in found.items()}, rel=1e-3)
 
 
 def test_list_of_an_unknown_kind_names_the_kinds() -> None:

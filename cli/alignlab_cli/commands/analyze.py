@@ -131,6 +131,19 @@ def command() -> None:
     help="An earlier checkpoint of this training: measure the way from it, or --recover.",
 )
 @click.option(
+    "--earlier",
+    metavar="LABEL=FILE",
+    multiple=True,
+    callback=pairs,
+    help="Another checkpoint of this training to look back at; 'initial' is where it began.",
+)
+@click.option(
+    "--twin",
+    metavar="FILE",
+    type=click.Path(),
+    help="The same network trained by backpropagation, to compare representations with.",
+)
+@click.option(
     "--recover",
     is_flag=True,
     help="With --since, without --model: the column space of lost direct feedback.",
