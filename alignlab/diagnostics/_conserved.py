@@ -26,7 +26,9 @@ __all__ = ["MATRIX", "UNITS", "State", "feedback_between", "laws", "refused_rule
 MATRIX, UNITS = "matrix", "units"
 """What is conserved: a matrix of units by units, or one number for every unit."""
 
-_SAME = 1e-3
+_SAME = 1e-4
+"""Relative defect up to which products agree: well above the rounding of float32."""
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -84,8 +86,8 @@ def laws(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, str]:
             found[name] = "the rule's signal does not pass the layer's own backward map"
         elif not of_feedback:
             found[name] = (
-                f"its signal is not one matrix times that of {layer.consumer!r}, which with direct "
-                "feedback takes the output layer, or a linear one of as many units as errors"
+                f"its signal is not one matrix times that of {layer.consumer!r}, as direct feedback "
+                "makes it below the output and below linear layers with a unit for every error"
             )
         elif of_matrix and not grouped:
             found[name] = MATRIX

@@ -108,6 +108,7 @@ def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> Iterat
         below = at_input.get(layer.name)
         if below is None or not _keeps_weights_apart(snapshot, layer):
             continue
+        below = below.reshape(len(below), *snapshot.capture.input_of(layer).shape[1:])
         if layer.is_output:
             if has_one_output:
                 yield Pair(layer, below, None)

@@ -110,12 +110,12 @@ def test_fresh_feedback_has_uniform_p() -> None:
     model, data = network(), batch()
     capture = Capture(model, functional.cross_entropy, *data)
     layers = capture.injection_layers("micro")
-    drawn = {seed: DFA().draw(layers, 4, seed=1000 + seed) for seed in range(40)}
+    drawn = {seed: DFA().draw(layers, 4, seed=1000 + seed) for seed in range(100)}
     capture.close()
     rules = [MeasuredRule(DFA(), b, "checkpoint", f"dfa {seed}") for seed, b in drawn.items()]
-    found = probed(model, functional.cross_entropy, data, *rules, diagnostics=[NAME], draws=99)
-    # All rules are held against the same 99 redraws: a test of two samples of 40 and 99.
-    bound = 1.63 * ((40 + 99) / (40 * 99)) ** 0.5
+    found = probed(model, functional.cross_entropy, data, *rules, diagnostics=[NAME], draws=60)
+    # All rules are held against the same 60 redraws: a test of two samples of 100 and 60.
+    bound = 1.63 * ((100 + 60) / (100 * 60)) ** 0.5
     for layer in ("0", "2"):
         here = found.sel(layer=layer)
         p = here["feedback_readout_loss_p"].values
