@@ -140,7 +140,7 @@ class InputWeightAlignment(SnapshotDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 2.0
+    cost: ClassVar[float] = 4.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield score and cosine of every layer, each with its chance level."""
