@@ -115,8 +115,14 @@ def arrays(
     by_name: dict[str, list[Reading]] = {}
     for reading in _on_host(list(readings)):
         by_name.setdefault(reading.name, []).append(reading)
+    lengths = {dim: len(each) for dim, each in own.items()}
+    for name, found in by_name.items():
+        dim = declared[name].dims[-1] if declared[name].dims else ""
+        # Vectors of all variables along one dimension are as long as the longest of them.
+        if dim not in labels and dim not in own:
+            lengths[dim] = max(lengths.get(dim, 0), *(np.size(each.value) for each in found))
     return {
-        name: (declared[name].dims, _array(declared[name], found, labels, own))
+        name: (declared[name].dims, _array(declared[name], found, labels, lengths))
         for name, found in by_name.items()
     }
 
@@ -125,16 +131,14 @@ def _array(
     variable: Variable,
     readings: Sequence[Reading],
     labels: Mapping[str, Sequence[str]],
-    own: Mapping[str, Sequence[Any]],
+    lengths: Mapping[str, int],
 ) -> np.ndarray:
     values = [_plain(reading.value) for reading in readings]
     named = [dim for dim in variable.dims if dim in labels]
     shape = [len(labels[dim]) for dim in named]
     if len(named) < len(variable.dims):
-        along = own.get(variable.dims[-1])
-        sizes = [np.size(value) for value in values]
-        shape.append(max(sizes) if along is None else len(along))
-        assert max(sizes) <= shape[-1], variable.name
+        shape.append(lengths[variable.dims[-1]])
+        assert max(np.size(value) for value in values) <= shape[-1], variable.name
     text = variable.dtype == "string"
     array = np.full(shape, "" if text else np.nan, dtype=object if text else float)
     for reading, value in zip(readings, values, strict=True):
