@@ -58,7 +58,7 @@ def why_no_gains(snapshot: Snapshot) -> Mapping[str, str]:
 
 
 def _of_snapshot(snapshot: Snapshot) -> Mapping[str, str]:
-    return without_gains(snapshot.capture)
+    return _without_gains(snapshot.capture)
 
 
 def _without_gains(capture: Capture) -> dict[str, str]:
