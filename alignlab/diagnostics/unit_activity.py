@@ -103,7 +103,9 @@ class UnitActivity(SnapshotDiagnostic):
         for measured in snapshot.rules:
             because = ""
             if measured.is_drawn:
-                because = "its feedback was drawn for this measurement, so that nothing was observed"
+                because = (
+                    "its feedback was drawn for this measurement, so that nothing was observed"
+                )
             elif not measured.rule.has_signals:
                 because = "the rule yields updates of parameters and no error signals"
             if because:
