@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignlab.diagnostics._alignments import TRANSPOSED
 from alignlab.diagnostics._base import Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
-from alignlab.kernels.rotation import LARGEST_TURNED, rotation_sd, turned_products
+from alignlab.kernels.rotation import (
+    LARGEST_TURNED,
+    output_rows,
+    rotation_sd,
+    turned_products,
+)
 
 if TYPE_CHECKING:
     from alignlab.snapshot import Snapshot
@@ -39,8 +43,7 @@ def of_weight(module: nn.Module, updates: Tensor, gradients: Tensor) -> Pair:
         updates: Shape ``(n_places, *shape)``.
         gradients: Likewise.
     """
-    axis = 1 if isinstance(module, TRANSPOSED) else 0
-    return _rows(updates, axis), _rows(gradients, axis)
+    return _rows(module, updates), _rows(module, gradients)
 
 
 def of_parameters(
@@ -62,8 +65,8 @@ def of_parameters(
     found: dict[tuple[str, int], list[Pair]] = {}
     for name in names:
         owner = name.rpartition(".")[0]
-        is_turned = isinstance(model.get_submodule(owner), TRANSPOSED) and updates[name].dim() > 2
-        first, second = (_rows(each[name], int(is_turned)) for each in (updates, gradients))
+        module = model.get_submodule(owner)
+        first, second = _rows(module, updates[name]), _rows(module, gradients[name])
         found.setdefault((owner, first.shape[1]), []).append((first, second.to(first.device)))
     return [
         (torch.cat([one for one, _ in pairs], 2), torch.cat([other for _, other in pairs], 2))
@@ -71,13 +74,12 @@ def of_parameters(
     ]
 
 
-def _rows(stacked: Tensor, axis: int) -> Tensor:
-    """Return tensors with a row for each entry along one of their own axes."""
-    if stacked.dim() == 1:
-        return wide(stacked)[:, None, None]
-    return (
-        wide(stacked).movedim(axis + 1, 1).reshape(*stacked.shape[:1], stacked.shape[axis + 1], -1)
-    )
+def _rows(module: nn.Module, stacked: Tensor) -> Tensor:
+    """Return a row for each entry of the first axis, of a weight for each output unit."""
+    if stacked.dim() < 3:
+        # Biases, scales of normalisations and single numbers.
+        return wide(stacked).reshape(len(stacked), -1, 1)
+    return torch.stack([output_rows(module, each).flatten(1) for each in wide(stacked)])
 
 
 def rotated(
