@@ -115,7 +115,7 @@ class Gates(SnapshotDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 0.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the state of the gates of every hidden layer."""
