@@ -140,7 +140,7 @@ class InputWeightAlignment(SnapshotDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 2.0
+    cost: ClassVar[float] = 4.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield score and cosine of every layer, each with its chance level."""
@@ -158,9 +158,7 @@ class InputWeightAlignment(SnapshotDiagnostic):
                 yield NotDefined(found, layer=layer.name)
             else:
                 weights[layer.name] = found
-        norms = fetched(
-            [t.norm() for each in weights.values() for t in (each.change, each.form)]
-        )
+        norms = fetched([t.norm() for each in weights.values() for t in (each.change, each.form)])
         for name, (change, form) in zip(list(weights), _pairs(norms), strict=True):
             if change > 0 and form > 0:
                 continue

@@ -63,7 +63,7 @@ class MomentumAveraging(SnapshotDiagnostic):
     and the network's own randomness are the same at all, so that the noise of sampling is *not*
     averaged. The rule's randomness :math:`\xi_k` is fresh at every state where the rule draws
     anew in every pass; feedback that is drawn once, as that of feedback alignment, stays. The
-    averaging length n along ``count`` is in states, so that it is n times the distance of these
+    averaging length n along ``length`` is in states, so that it is n times the distance of these
     in steps; 1 is no averaging. Earlier states bring their own buffers.
 
     How to read it: where the total rises with n, a rule is limited by variance, which momentum
@@ -98,14 +98,14 @@ class MomentumAveraging(SnapshotDiagnostic):
         ... )
         >>> found = probe.measure(torch.randn(20, 4), torch.arange(20) % 3)
         >>> total = found["momentum_cosine_total"].squeeze()
-        >>> bool(total.sel(count=8) > total.sel(count=1))
+        >>> bool(total.sel(length=8) > total.sel(length=1))
         True
     """
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(
         Variable(
             name,
-            (*dims, "count"),
+            (*dims, "length"),
             text,
             source=_SOURCE,
             better="higher",
@@ -115,7 +115,7 @@ class MomentumAveraging(SnapshotDiagnostic):
         for name, (dims, text) in _WORDS.items()
     )
     cost: ClassVar[float] = 4.0
-    coords: ClassVar[Mapping[str, Sequence[float]]] = {"count": LENGTHS}
+    coords: ClassVar[Mapping[str, Sequence[float]]] = {"length": LENGTHS}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the cosines of every rule along the averaging lengths."""

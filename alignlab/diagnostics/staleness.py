@@ -145,7 +145,8 @@ class Staleness(SnapshotDiagnostic):
 def _gradients(snapshot: Snapshot, capture: Capture, true: Updates) -> _Gradients:
     """Return the weight gradients of a state."""
     views = {
-        layer.name: LayerView(capture, layer, true, fold=snapshot.fold) for layer in capture.layers
+        layer.name: LayerView(capture, layer, true, fold=snapshot.fold, shared=snapshot.shared)
+        for layer in capture.layers
     }
     halves = {name: view.weight_halves for name, view in views.items()}
     whole = {name: view.gradients[0] for name, view in views.items()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from alignlab.kernels.convolution import CONVOLUTIONS, _patches
+from alignlab.kernels.convolution import CONVOLUTIONS
 from alignlab.kernels.cosines import wide
+from alignlab.kernels.unrolled import read_positions
 
 __all__ = [
     "Sketched",
@@ -67,7 +70,7 @@ def gradient_rows(module: nn.Module, x: Tensor, signals: Tensor, *, bias: bool) 
     """Return the gradients of weight and bias that every signal of every sample causes.
 
     Args:
-        module: Linear or convolution, not a transposed one.
+        module: Linear, convolution or transposed convolution.
         x: Its input, shape ``(n_samples, ...)``.
         signals: At its output, shape ``(n_samples, n_errors, ...)``.
         bias: Whether there is a bias that learns.
@@ -77,19 +80,34 @@ def gradient_rows(module: nn.Module, x: Tensor, signals: Tensor, *, bias: bool) 
     """
     x = x.detach().to(signals)
     if isinstance(module, nn.Linear):
-        patches = x.flatten(1, -2).mT if x.dim() > 2 else x.unsqueeze(2)
-        maps = signals.flatten(2, -2).mT if signals.dim() > 3 else signals.unsqueeze(3)
-        groups = 1
-    else:
-        assert isinstance(module, CONVOLUTIONS)
-        patches, maps, groups = _patches(module, x).flatten(2), signals.flatten(3), module.groups
-    n_samples, n_errors, channels, _ = maps.shape
-    # Of every group: (samples, errors x channels, positions) @ (samples, positions, inputs).
-    left = maps.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
-    products = left @ patches.unflatten(1, (groups, -1)).mT
-    rows = products.unflatten(2, (n_errors, -1)).transpose(1, 2)
-    rows = rows.reshape(n_samples * n_errors, -1)
-    return torch.cat([rows, maps.sum(3).reshape(-1, channels)], 1) if bias else rows
+        x, signals = x.movedim(-1, 1), signals.movedim(-1, 2)
+    size = signals.shape[0] * signals.shape[1]
+    # Axes of samples, of errors, of channels and of positions on both sides.
+    x = x.unsqueeze(1)
+    read, maps = _flat(x), _flat(signals)
+    if isinstance(module, CONVOLUTIONS):
+        read = _patches(module, x, signals)
+    elif not isinstance(module, nn.Linear):
+        # A transposed convolution is read from its output.
+        read, maps = _patches(module, signals, x), read
+    groups = getattr(module, "groups", 1)
+    left = maps.reshape(*maps.shape[:2], groups, -1, maps.shape[3])
+    right = read.reshape(*read.shape[:2], groups, -1, read.shape[3])
+    rows = (left @ right.mT).reshape(size, -1)
+    return torch.cat([rows, _flat(signals).sum(3).flatten(0, 1)], 1) if bias else rows
+
+
+def _flat(signals: Tensor) -> Tensor:
+    """Return all axes of positions as one, the fourth."""
+    return signals.reshape(*signals.shape[:3], -1)
+
+
+def _patches(module: Any, x: Tensor, output: Tensor) -> Tensor:
+    """Return what every tap reads at every position, ``(..., channels * taps, n_positions)``."""
+    positions = read_positions(module, tuple(x.shape[3:]), tuple(output.shape[3:]))
+    # What lies in the padding is read from the zero at the end.
+    found: Tensor = functional.pad(_flat(x), (0, 1))[..., positions.T.to(x.device)]
+    return found.flatten(2, 3)
 
 
 def smallest_share(kernel: Tensor) -> Tensor:

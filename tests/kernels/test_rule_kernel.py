@@ -35,6 +35,9 @@ MODULES = {
     "conv2d, grouped": (nn.Conv2d(4, 6, 3, groups=2, padding="same"), (4, 5, 4)),
     "conv2d, circular": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 4, 4)),
     "conv3d": (nn.Conv3d(1, 2, 2), (1, 3, 3, 3)),
+    "conv1d, dilated": (nn.Conv1d(2, 3, 3, stride=2, dilation=2), (2, 8)),
+    "conv2d, transposed": (nn.ConvTranspose2d(4, 2, 3, stride=2, groups=2), (4, 3, 3)),
+    "conv1d, transposed": (nn.ConvTranspose1d(2, 3, 3, stride=2, output_padding=1), (2, 4)),
     "linear at a grid of positions": (nn.Linear(4, 3, bias=True), (2, 5, 4)),
 }
 
