@@ -128,9 +128,7 @@ def _parameter(snapshot: Snapshot, layer: Layer) -> Tensor | None:
     return snapshot.capture.module_of(layer)._parameters.get("weight")
 
 
-def _defects(
-    snapshot: Snapshot, measured: MeasuredRule, layer: Layer, consumer: Layer
-) -> Tensor:
+def _defects(snapshot: Snapshot, measured: MeasuredRule, layer: Layer, consumer: Layer) -> Tensor:
     """Return relative defects of matrix law, law of units, backward map and feedback."""
     capture = snapshot.capture
     entry = capture.input_of(consumer)
@@ -232,9 +230,7 @@ def terms(
     consumer = next(each for each in snapshot.layers if each.name == layer.consumer)
     above = state.weights[consumer.module]
     module = snapshot.capture.module_of(consumer)
-    columns = tuple(
-        _columns(module, each.to(above.device), layer) for each in (feedback, above)
-    )
+    columns = tuple(_columns(module, each.to(above.device), layer) for each in (feedback, above))
     below = state.weights[layer.module]
     rows = _rows(snapshot.capture.module_of(layer), wide(below))
     if layer.module in state.biases:

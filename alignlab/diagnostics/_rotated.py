@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,8 +31,6 @@ Pair = tuple[Tensor, Tensor]
 
 Judged = tuple[float, Chance]
 """A cosine and its chance level."""
-
-K = TypeVar("K", bound=Hashable)
 
 
 def of_weight(module: nn.Module, updates: Tensor, gradients: Tensor) -> Pair:
@@ -83,8 +81,8 @@ def _rows(module: nn.Module, stacked: Tensor) -> Tensor:
 
 
 def rotated(
-    snapshot: Snapshot, pairs: Mapping[K, Sequence[Pair]], *, stream: str
-) -> dict[K, list[Judged]]:
+    snapshot: Snapshot, pairs: Mapping[str, Sequence[Pair]], *, stream: str
+) -> tuple[dict[str, list[Judged]], list[Judged]]:
     """Return cosines with their chance level, each matrix turned by itself.
 
     The standard deviation is exact; the band is that of draws where a matrix has few rows.
@@ -95,14 +93,18 @@ def rotated(
         stream: Name of the stream of randomness.
 
     Returns:
-        By key, for every place; NaN where one of both is zero.
+        Those by key, at every place, and those of all keys together as one vector; NaN where one
+        of both is zero.
     """
-    sums = [_sums(snapshot, each, (stream, str(key))) for key, each in pairs.items()]
-    found = {}
-    for (key, each), rows in zip(pairs.items(), fetched(sums), strict=True):
-        is_normal = all(first.shape[1] > LARGEST_TURNED for first, _ in each)
-        found[key] = [_judged(row, is_normal=is_normal) for row in rows]
-    return found
+    sums = [_sums(snapshot, each, (stream, key)) for key, each in pairs.items()]
+    rows = fetched(sums)
+    normal = [all(first.shape[1] > LARGEST_TURNED for first, _ in each) for each in pairs.values()]
+    found = {
+        key: [_judged(row, is_normal=is_normal) for row in places]
+        for key, places, is_normal in zip(pairs, rows, normal, strict=True)
+    }
+    together = [_judged(row, is_normal=all(normal)) for row in np.sum(rows, axis=0)] if rows else []
+    return found, together
 
 
 def _sums(snapshot: Snapshot, pairs: Sequence[Pair], names: Sequence[str]) -> Tensor:

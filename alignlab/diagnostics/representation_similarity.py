@@ -175,9 +175,7 @@ def _of_twin(snapshot: Snapshot) -> dict[str, _Seen] | NotDefined:
 def _compared(
     snapshot: Snapshot, own: Mapping[str, _Seen], others: Mapping[str, Mapping[str, _Seen]]
 ) -> Iterator[Reading | NotDefined]:
-    places = [
-        (other, name) for other, found in others.items() for name in own if name in found
-    ]
+    places = [(other, name) for other, found in others.items() for name in own if name in found]
     first = torch.stack([own[name].gram for _, name in places])
     second = torch.stack([others[other][name].gram for other, name in places])
     ranked = {
@@ -186,9 +184,7 @@ def _compared(
         if other != "below"
     }
     drawn = _permuted(snapshot, first, second)
-    observed, draws, *ranks = fetched(
-        [debiased_similarity(first, second), drawn, *ranked.values()]
-    )
+    observed, draws, *ranks = fetched([debiased_similarity(first, second), drawn, *ranked.values()])
     for (other, name), value in zip(ranked, ranks, strict=True):
         yield Reading(f"rsa_{other}", value, layer=name)
         if not np.isfinite(value):

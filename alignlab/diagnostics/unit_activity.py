@@ -90,7 +90,7 @@ class UnitActivity(SnapshotDiagnostic):
             valid=(1.0, None),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 1.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the counts of every layer and site."""
@@ -103,7 +103,9 @@ class UnitActivity(SnapshotDiagnostic):
         for measured in snapshot.rules:
             because = ""
             if measured.is_drawn:
-                because = "its feedback was drawn for this measurement, so that nothing was observed"
+                because = (
+                    "its feedback was drawn for this measurement, so that nothing was observed"
+                )
             elif not measured.rule.has_signals:
                 because = "the rule yields updates of parameters and no error signals"
             if because:

@@ -162,7 +162,7 @@ def _first_use(layout: Layout, model: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     seen: set[Any] = set()
     for call in layout.calls:
-        stack = [call.output_edge.node]
+        stack: list[Any] = [call.output_edge.node]
         while stack:
             node = stack.pop()
             if node is None or node in seen:

@@ -134,9 +134,7 @@ def explained_share(gram: Tensor, targets: Tensor, *, penalty: Tensor) -> tuple[
     return fitted / targets.square().sum(), trace / (gram.shape[-1] - 1)
 
 
-def _residuals(
-    gram: Tensor, targets: Tensor, folds: Sequence[Tensor], penalty: float
-) -> Tensor:
+def _residuals(gram: Tensor, targets: Tensor, folds: Sequence[Tensor], penalty: float) -> Tensor:
     apart = penalty * _inverse(gram, gram.new_tensor(penalty)) - 1.0 / gram.shape[-1]
     missed = apart @ targets
     result = torch.empty_like(missed)

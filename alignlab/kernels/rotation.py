@@ -37,7 +37,8 @@ def output_rows(module: nn.Module, weight: Tensor) -> Tensor:
     """
     if not isinstance(module, TRANSPOSED):
         return weight
-    return weight.unflatten(0, (module.groups, -1)).movedim(2, 1).flatten(0, 1)
+    rows: Tensor = weight.unflatten(0, (module.groups, -1)).movedim(2, 1).flatten(0, 1)
+    return rows
 
 
 def weight_of_rows(module: nn.Module, rows: Tensor) -> Tensor:
@@ -49,7 +50,8 @@ def weight_of_rows(module: nn.Module, rows: Tensor) -> Tensor:
     """
     if not isinstance(module, TRANSPOSED):
         return rows
-    return rows.unflatten(0, (module.groups, -1)).movedim(1, 2).flatten(0, 1)
+    weight: Tensor = rows.unflatten(0, (module.groups, -1)).movedim(1, 2).flatten(0, 1)
+    return weight
 
 
 def rotation_sd(first: Tensor, second: Tensor) -> Tensor:

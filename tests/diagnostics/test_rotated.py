@@ -26,13 +26,13 @@ def test_turned_updates_fall_into_the_band_and_their_p_is_uniform(n: int, m: int
     for seed in range(20):
         a, b = torch.randn(2, n, m, generator=stream, dtype=torch.float64)
         snapshot = cast("Snapshot", SimpleNamespace(seed=seed, draws=400))
-        _, chance = rotated(snapshot, {"": [(a[None], b[None])]}, stream="test")[""][0]
+        _, chance = rotated(snapshot, {"": [(a[None], b[None])]}, stream="test")[0][""][0]
         fresh = turned_products(a, b, count=500, stream=stream) / a.norm() / b.norm()
         inside.append(((fresh >= chance.low) & (fresh <= chance.high)).double().mean().item())
         # An update that is one of the turned ones, whose p-value must be uniform.
         q, _ = torch.linalg.qr(torch.randn(n, n, generator=stream, dtype=torch.float64))
         turn = q * torch.randn(n, generator=stream, dtype=torch.float64).sign()
-        _, own = rotated(snapshot, {"": [((turn @ a)[None], b[None])]}, stream="test")[""][0]
+        _, own = rotated(snapshot, {"": [((turn @ a)[None], b[None])]}, stream="test")[0][""][0]
         p_values.append(own.p)
     assert 0.93 < np.mean(inside) < 0.97
     assert np.min(inside) > 0.89
@@ -43,10 +43,12 @@ def test_matrices_of_one_key_are_turned_each_by_itself() -> None:
     stream = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 1, 40, 3, generator=stream, dtype=torch.float64)
     snapshot = cast("Snapshot", SimpleNamespace(seed=0, draws=100))
-    found = rotated(snapshot, {"one": [(a, b)], "two": [(a, b), (a, b)]}, stream="test")
+    found, all_three = rotated(snapshot, {"one": [(a, b)], "two": [(a, b), (a, b)]}, stream="test")
     (value, chance), (both, together) = found["one"][0], found["two"][0]
     assert both == pytest.approx(value)
     assert together.sd == pytest.approx(chance.sd / 2**0.5)
+    assert all_three[0][0] == pytest.approx(value)
+    assert all_three[0][1].sd == pytest.approx(chance.sd / 3**0.5)
 
 
 def test_weights_and_biases_of_a_module_are_turned_together() -> None:

@@ -18,7 +18,7 @@ from alignlab.recording import validate
 from alignlab.rules import BP, DFA, Displacement, ForwardGradient
 from alignlab.snapshot import MeasuredRule
 from tests.case import Batch
-from tests.cases import CASES, Case, each_case
+from tests.cases import CASES
 from tests.oracles.state import state_of
 
 BY_LAYER = {
@@ -49,18 +49,28 @@ def measured(batch: Batch, *, around: Callable[[], Any] | None = None) -> xr.Dat
         return probe.measure(batch.x, batch.y)
 
 
-@each_case
-def test_every_layer_has_a_number_or_a_reason(case: Case) -> None:
-    batch = case.make()
+OFTEN = (
+    *("tanh", "residual", "dropout", "reused", "tied", "counting", "frozen", "positions"),
+    *("conv2d, transposed", "attention", "lstm", "weight norm", "recomputed, reentrant"),
+)
+"""Cases that are tried every time; all are where there is time."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in CASES],
+)
+def test_every_layer_has_a_number_or_a_reason(name: str) -> None:
+    batch = CASES[name].make()
     before = state_of(batch)
     found = measured(batch)
     assert state_of(batch) == before
     validate(found)
     found = found.isel(step=0)
     texts = found.get("not_defined")
-    for diagnostic, name in BY_LAYER.items():
-        rest = [dim for dim in found[name].dims if dim != "layer"]
-        has_number = np.isfinite(found[name]).any(rest)
+    for diagnostic, variable in BY_LAYER.items():
+        rest = [dim for dim in found[variable].dims if dim != "layer"]
+        has_number = np.isfinite(found[variable]).any(rest)
         for layer in found["layer"].values:
             is_told = (
                 texts is not None
@@ -68,8 +78,8 @@ def test_every_layer_has_a_number_or_a_reason(case: Case) -> None:
                 and bool(texts.sel(diagnostic=diagnostic, layer=layer).item())
             )
             assert bool(has_number.sel(layer=layer)) or is_told, (diagnostic, layer)
-    for name in ("loss_change_actual", "loss_change_second_order", "oracle_direction"):
-        assert np.isfinite(found[name].sel(rule=["dfa", "bp"])).all(), name
+    for variable in ("loss_change_actual", "loss_change_second_order", "oracle_direction"):
+        assert np.isfinite(found[variable].sel(rule=["dfa", "bp"])).all(), variable
     assert np.isfinite(found["real_step_actual"].sel(rule="displacement"))
 
 
