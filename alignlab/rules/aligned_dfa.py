@@ -13,6 +13,7 @@ from alignlab.errors import MeasurementError
 from alignlab.feedback import Feedback, generator, unit_draw
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.factors import Factors, singular_factors, support_factors
+from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule, State, check_choice
 from alignlab.rules._correlating import drawn_feedback
 
@@ -38,9 +39,9 @@ class AlignedDFA(DirectRule):
     product of rank C, the number of errors, and the factor at the entry becomes the feedback.
 
     - ``svd``: the truncated singular value decomposition of the initial weights, rotated among
-      the errors so that :math:`\langle W_{l+1}, B_{l+1}B_l^\top\rangle` is as large as it can be;
-      below a readout of C outputs this is the transposed readout. Behind a pooling, where
-      the two sizes differ, the rotation is drawn.
+      the errors so that :math:`\langle W_{l+1}, B_{l+1}B_l^\top\rangle` is as large as it can be.
+      Behind a pooling, where the two sizes differ, the rotation is drawn. Below the readout
+      the feedback is the readout itself.
     - ``nmf``: non-negative factors of the support of a convolution, which need no weights.
       Parts are dealt to errors at random, alike in all layers. A Linear layer is joined to
       everything; below it feedback is drawn, normal.
@@ -118,11 +119,12 @@ class AlignedDFA(DirectRule):
         weight = weight if weight.dtype == torch.float64 else weight.float()
         shape = capture.input_of(reader).shape[1:]
         module, n = capture.module_of(reader), capture.n_errors
-        factors = singular_factors(module, weight, shape, rank=n)
         if reader.is_output:
-            above = torch.zeros(n, reader.width)
-            place = capture.layout.errors_of(reader)
-            above[place] = torch.eye(reader.width)
+            above = torch.zeros(n, reader.width).to(weight)
+            above[capture.layout.errors_of(reader)] = torch.eye(reader.width).to(weight)
+            signal = above.reshape(n, *reader.shape)
+            return wide(transposed(module, signal, weight, torch.Size((n, *shape)))).flatten(1)
+        factors = singular_factors(module, weight, shape, rank=n)
         if above is None or above.shape[1] != reader.width:
             stream = generator(seed, self.name, reader.name)
             turn = unit_draw((n, n), "orthogonal", stream=stream) / n**0.5
