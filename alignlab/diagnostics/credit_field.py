@@ -197,7 +197,8 @@ def _one_position(snapshot: Snapshot, output: Layer) -> Iterator[Capture]:
     kept[_at_middle(output)] = error[_at_middle(output)]
 
     def loss(returned: Any, _: Any) -> Tensor:
-        return (returned * kept).sum()
+        product: Tensor = (returned * kept).sum()
+        return product
 
     given = snapshot.capture
     with given.state.again(given.model):
