@@ -256,7 +256,8 @@ class Jacobian:
 
         with self._watched(look) as backward:
             backward(noise * mask[:, None])
-        leaking = [name for name, leak in leaks if float(leak) > 0.0]
+        sizes = torch.stack([leak for _, leak in leaks]).tolist() if leaks else []
+        leaking = [name for (name, _), size in zip(leaks, sizes, strict=True) if size > 0.0]
         if leaking:
             msg = (
                 f"The signal of one sample reaches others at {', '.join(dict.fromkeys(leaking))} "
