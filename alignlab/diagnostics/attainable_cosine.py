@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import MOST_ERRORS, at_entries
-from alignlab.diagnostics._gains import local_gains
+from alignlab.diagnostics._local import by_channel, diagonal, why_no_gains
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import project
 from alignlab.kernels.attainable import Attainable, chosen_halves
@@ -235,23 +235,21 @@ def _fitted(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> _Fits
 
 def _sites(snapshot: Snapshot, layer: Layer, fits: _Fits) -> dict[str, Attainable | str]:
     """Return the fit at each site, or why there is none."""
-    gains = snapshot.shared(local_gains)[layer.name]
-    if isinstance(gains, str):
-        return {ENTRY: fits.entry, PREACTIVATION: gains}
+    because = why_no_gains(snapshot)[layer.name]
+    if because:
+        return {ENTRY: fits.entry, PREACTIVATION: because}
     channels = layer.entry_shape[layer.entry_channel_axis]
     rows = min(map(len, fits.halves)) * layer.entry_width // channels
     if not Attainable.is_affordable(fits.n_features, channels, rows):
         return {ENTRY: fits.entry, PREACTIVATION: "its channels and features are too many to fit"}
-    return {ENTRY: fits.entry, PREACTIVATION: fits.entry.gated(_cut(gains, layer, fits.halves))}
+    gains = _cut(diagonal(snapshot.capture, layer), layer, fits.halves)
+    return {ENTRY: fits.entry, PREACTIVATION: fits.entry.gated(gains)}
 
 
 def _cut(signal: Tensor, layer: Layer, halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return an entry-shaped tensor of both halves as ``(n_samples, n_channels, n_places)``."""
-    by_channel = signal.reshape(-1, *layer.entry_shape)
-    axis = layer.entry_channel_axis
-    by_channel = by_channel.movedim(axis + 1 if axis >= 0 else axis, 1)
-    by_channel = by_channel.reshape(*by_channel.shape[:2], -1)
-    first, second = (by_channel[half.to(signal.device)] for half in halves)
+    whole = by_channel(signal, layer)
+    first, second = (whole[half.to(signal.device)] for half in halves)
     return first, second
 
 

@@ -83,7 +83,7 @@ class LossChange(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 0.7
+    cost: ClassVar[float] = 1.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield loss changes of every rule and of backpropagation."""

@@ -17,7 +17,7 @@ from alignlab.snapshot import Snapshot
 
 __all__ = ["NoiseCeiling"]
 
-_SOURCE = "McCandlish et al. 2018 (form from memory); our derivation"
+_SOURCE = "after McCandlish et al. 2018; our derivation"
 _WHAT = {
     "noise_ceiling": ("Cosine of the batch's true weight gradient with that of all data", "1"),
     "noise_scale": (
@@ -69,8 +69,8 @@ class NoiseCeiling(SnapshotDiagnostic):
     training mode, contrastive losses) chunks are parts of one batch's gradient, not batches of
     their own. Every call of a shared weight counts as a layer.
 
-    Source: McCandlish et al. 2018 (noise scale, two batch sizes; form from memory); estimates from
-    the Gram matrix of chunks: our derivation.
+    Source: after McCandlish et al. 2018 (noise scale from two batch sizes); ceiling and estimates
+    from the Gram matrix of chunks: our derivation.
 
     Example:
         >>> from alignlab.probe import Probe

@@ -31,7 +31,7 @@ SAME_LOSS = 1e-3
 """Relative difference of the loss by which other kernels may differ."""
 
 _STEP = "learning rate"
-_TEXTBOOK = "Nesterov 2004, section 1.2 (descent lemma); our derivation"
+_TEXTBOOK = "textbook (descent lemma); for updates that are no gradients, our derivation"
 _WHAT = {
     "step_bound": ("Step along it after which the quadratic model of the loss is as before", _STEP),
     "step_bound_largest": ("That step if the curvature were the largest eigenvalue", _STEP),

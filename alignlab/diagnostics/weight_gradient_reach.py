@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space
-from alignlab.diagnostics._local import gains
+from alignlab.diagnostics._local import local_gains
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import cosine, flat, wide
@@ -154,10 +154,10 @@ def _dense(
 ) -> Tensor:
     """Return the held-out score of feedback that fits the error signals."""
     assert view.entry is not None
-    local = gains(snapshot, view.layer)
+    local = snapshot.shared(local_gains)[view.layer.name]
     signal = fitted_held_out(
         *(errors, flat(view.entry), snapshot.fold.to(errors.device)),
-        gains=None if local is None else flat(local),
+        gains=flat(local) if isinstance(local, Tensor) else None,
     )
     made = view.capture.to_preactivation(view.layer, signal.reshape(view.entry.shape))
     first = _gradient(view, made * _chosen(snapshot, made))

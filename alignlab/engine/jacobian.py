@@ -256,8 +256,9 @@ class Jacobian:
 
         with self._watched(look) as backward:
             backward(noise * mask[:, None])
-        sizes = torch.stack([leak for _, leak in leaks]).tolist() if leaks else []
-        leaking = [name for (name, _), size in zip(leaks, sizes, strict=True) if size > 0.0]
+        # All are fetched at once: a look at each would wait for the device as often.
+        found = torch.stack([(leak > 0).to(rows.device) for _, leak in leaks]).tolist()
+        leaking = [name for (name, _), leaks_out in zip(leaks, found, strict=True) if leaks_out]
         if leaking:
             msg = (
                 f"The signal of one sample reaches others at {', '.join(dict.fromkeys(leaking))} "
