@@ -14,6 +14,7 @@ from alignlab.diagnostics._descent import (
     OTHERS,
     exact_start,
     groups,
+    loss_at,
     moved,
     products,
     step_length,
@@ -166,9 +167,7 @@ def _lengths(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     short = step_length(snapshot, found[""].size) / own.size
     share = min(1.0, short) if short > 0 else 1.0
     losses = [
-        snapshot.capture.evaluate(
-            moved(snapshot, update, whole(snapshot, step)), precision=begun.precision
-        )
+        loss_at(snapshot, begun, moved(snapshot, update, whole(snapshot, step)))
         for step in (1.0, share, -share)
     ]
     after, ahead, behind = fetched(losses)
