@@ -85,7 +85,7 @@ class LossChange(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 1.5
+    cost: ClassVar[float] = 1.1
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield loss changes of every rule and of backpropagation."""

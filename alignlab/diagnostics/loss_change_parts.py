@@ -101,7 +101,7 @@ class LossChangeParts(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 12.0
+    cost: ClassVar[float] = 11.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the parts of the steps of every rule and of backpropagation."""

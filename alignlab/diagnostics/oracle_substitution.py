@@ -80,7 +80,7 @@ class OracleSubstitution(SnapshotDiagnostic):
         *(Variable(f"oracle_{key}", ("rule",), text) for key, text in _WHOLE.items()),
         *(Variable(f"oracle_{key}", ("rule", "layer"), text) for key, text in _LAYER.items()),
     )
-    cost: ClassVar[float] = 12.0
+    cost: ClassVar[float] = 10.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield what substitutions do to the step of every rule."""

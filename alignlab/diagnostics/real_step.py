@@ -121,7 +121,7 @@ class RealStep(SnapshotDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 7.0
+    cost: ClassVar[float] = 8.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield what is known of the real steps among the rules."""
