@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from alignlab.diagnostics._together import fetched
+from alignlab.errors import MeasurementError
 from alignlab.kernels.cosines import wide
 
 if TYPE_CHECKING:
     from alignlab.snapshot import Snapshot
 
-__all__ = ["Curvature", "curvature"]
+__all__ = ["Curvature", "curvature", "error_at_output"]
 
 _SAME = 1e-6
-_SAME_ERROR = 1e-2
+_SAME_ERROR, _ROUNDING = 1e-2, 1e-6
+_OTHER = "the model's output is not the pre-activation of its output layer"
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,45 @@ class Curvature:
 
 def curvature(snapshot: Snapshot) -> Curvature:
     """Return the curvature of a snapshot's loss; for ``Snapshot.shared``."""
-    output = snapshot.capture.output
-    if not isinstance(output, Tensor) or output.shape != snapshot.task.error.shape:
-        return Curvature("the model's output is not the pre-activation of its output layer")
+    try:
+        z, error = error_at_output(snapshot)
+        return _judged(z.detach(), error.detach(), _rows(error, z))
+    except MeasurementError as failed:
+        return Curvature(str(failed))
+    except RuntimeError as failed:
+        return Curvature(f"the loss has no second derivative ({str(failed).splitlines()[0]})")
+
+
+def error_at_output(snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+    """Return the outputs and the derivative of the loss there, on a graph of their own.
+
+    Returns:
+        Both float64, of the shape of the output layer's pre-activation.
+
+    Raises:
+        MeasurementError: The output is not that pre-activation, or the loss has no derivative in
+            float64; a clause.
+    """
+    output, given = snapshot.capture.output, snapshot.task.error
+    if not isinstance(output, Tensor) or output.shape != given.shape:
+        raise MeasurementError(_OTHER)
     if output.device.type == "mps":
-        return Curvature("this device has no float64")
-    z = output.detach().double().requires_grad_()
-    y = snapshot.y
+        msg = "this device has no float64"
+        raise MeasurementError(msg)
+    z, y = output.detach().double().requires_grad_(), snapshot.y
     target = y.double() if isinstance(y, Tensor) and y.is_floating_point() else y
     try:
         with torch.enable_grad():
             loss = snapshot.loss_function(z, target)
             (error,) = torch.autograd.grad(loss, z, create_graph=True)
-        matrix = _rows(error, z)
     except (RuntimeError, TypeError) as failed:
-        reason = str(failed).splitlines()[0]
-        return Curvature(f"the loss has no second derivative in float64 ({reason})")
-    return _judged(snapshot, z.detach(), error.detach(), matrix)
+        msg = f"the loss cannot be had in float64 ({str(failed).splitlines()[0]})"
+        raise MeasurementError(msg) from failed
+    gap, size = fetched([(error.detach() - wide(given)).norm(), wide(given).norm()])
+    # Of a well-trained network the errors in float32 are mostly rounding.
+    if not gap <= _SAME_ERROR * size + _ROUNDING / len(z):
+        raise MeasurementError(_OTHER)
+    return z, error
 
 
 def _rows(error: Tensor, z: Tensor) -> Tensor:
@@ -73,33 +97,15 @@ def _rows(error: Tensor, z: Tensor) -> Tensor:
     return (matrix + matrix.T) / 2.0
 
 
-def _judged(snapshot: Snapshot, z: Tensor, error: Tensor, matrix: Tensor) -> Curvature:
-    given = wide(snapshot.task.error)
+def _judged(z: Tensor, error: Tensor, matrix: Tensor) -> Curvature:
     values = torch.linalg.eigvalsh(matrix)
     unit = torch.diagonal(matrix).mean()
     rows = z.flatten(1)
     spread = (rows - rows.mean(0)).square().mean().sqrt()
-    gap, size, lowest, highest, away, mean = (
-        float(number)
-        for number in fetched(
-            [
-                (error - given).norm(),
-                given.norm(),
-                values[0],
-                values[-1],
-                error.square().mean().sqrt() / unit / spread,
-                unit,
-            ]
-        )
+    away = error.square().mean().sqrt() / unit / spread
+    lowest, highest, mean, distance = (
+        float(number) for number in fetched([values[0], values[-1], unit, away])
     )
-    # Of a well-trained network the errors in float32 are mostly rounding.
-    if not gap <= _SAME_ERROR * size + 1e-6 * highest:
-        return Curvature("the error at the output layer is not the derivative at the output")
     is_squared = mean > 0.0 and max(highest - mean, mean - lowest) <= _SAME * mean
-    return Curvature(
-        "",
-        matrix,
-        is_squared,
-        lowest >= -_SAME * abs(highest),
-        away if is_squared else float("nan"),
-    )
+    is_convex = lowest >= -_SAME * abs(highest)
+    return Curvature("", matrix, is_squared, is_convex, distance if is_squared else float("nan"))

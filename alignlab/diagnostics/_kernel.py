@@ -30,7 +30,7 @@ LARGEST = 1024
 ENTRIES = 2**26
 """Entries of all signals, gradients and kernels up to which they are held."""
 
-WORK = 2**36
+WORK = 2**34
 """Multiplications for the kernels of one rule up to which they are formed."""
 
 _SAME = 1e-3

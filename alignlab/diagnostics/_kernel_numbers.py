@@ -28,7 +28,7 @@ __all__ = ["NO_CHANCE", "KernelNumbers", "NumbersOfAll", "kernel_numbers", "targ
 
 NO_CHANCE = Chance(np.nan, np.nan, np.nan, "none", "", np.nan, np.nan)
 
-_WORK = 2**33
+_WORK = 2**32
 """Multiplications that the redraws of one rule's kernels are worth."""
 
 _FEWEST = 32

@@ -27,8 +27,8 @@ class Gates(SnapshotDiagnostic):
     .. math:: p = \frac{(\sum_k u_k)^2}{n\sum_k u_k^2}, \qquad u_k = \overline{\varphi_k'^2}
 
     with :math:`\varphi_k'` the derivative of the activation of unit k (maps: of every position),
-    averaged over the samples. ``gate_size`` is :math:`\sqrt{\bar u}`. A gate is open from .19 of the
-    largest value on that the activation allows, ``gate_largest``; for tanh that is
+    averaged over the samples. ``gate_size`` is :math:`\sqrt{\bar u}`. A gate is open from .19 of
+    the largest value on that the activation allows, ``gate_largest``; for tanh that is
     :math:`|h| \le .9`, for a ReLU above zero. ``gate_closed`` is the share of all gates that are
     not: of a bounded activation the saturated ones. ``units_dead`` is the share of units that are
     open on fewer than 5 % of the samples, ``units_always_on`` on more than 95 %.
@@ -115,7 +115,7 @@ class Gates(SnapshotDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 0.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the state of the gates of every hidden layer."""

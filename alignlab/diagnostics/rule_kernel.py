@@ -118,8 +118,8 @@ class RuleKernel(SnapshotDiagnostic):
     from redraws where kernels are exact and small, and is missing otherwise.
 
     **Exact or sketch.** Exact for at most 1,024 outputs of samples. Above, and where samples or
-    calls share something (batch norm in training, tied weights), kernels are seen along 8 random
-    directions on both sides: their inner products and squared norms are unbiased, and the standard
+    calls share something (batch norm in training, tied weights), kernels are seen along 6 random
+    directions of the outputs: their inner products and squared norms are unbiased, and the standard
     error of the cosine is recorded. A sketch knows no eigenvalues.
 
     **Not defined** for rules that are no linear map from the output's error to updates (what they

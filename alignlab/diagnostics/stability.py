@@ -53,7 +53,14 @@ def _declared() -> tuple[Variable, ...]:
         Variable(
             "growth_error",
             ("rule",),
-            "Relative change of the update Jacobian with the displacement",
+            "Relative change of the update's slope with a displacement four times as long",
+            better="lower",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "growth_nonlinearity",
+            ("rule",),
+            "Relative change of the update's slope with one of a thousandth of the weights",
             valid=(0.0, None),
         ),
         Variable("error_decay", both, f"{decay}, at interpolation", _RATE, _SOURCE, "higher"),
@@ -116,13 +123,17 @@ class Stability(SnapshotDiagnostic):
 
     **On these samples.** All of it is about the loss on this batch. It is a statement about a
     training only where the batch is all of its samples: a block of a kernel that is not symmetric
-    says nothing about the whole. Weights and biases of layers make up K; where normalisations
-    learn too, their part is missing.
+    says nothing about the whole. The linear picture reaches as far as the slope keeps:
+    ``growth_nonlinearity`` is how much it has changed at a displacement of a thousandth of the
+    weights. In networks of ReLUs it can be many times 1, for gates turn well before; the Jacobian
+    is then that of one linear piece and tells little about a step. Weights and biases of layers
+    make up K; where normalisations learn too, their part is missing.
 
     **Not defined** for rules that draw anew in every step, that are read from a training or need
     its past, and for feedback drawn for this analysis. Jumps of an update (gates, signs, levels)
-    are not seen, only the slope between them. Networks whose rule call costs too much get
-    fewer vectors, and none below 8; outputs need an exact kernel.
+    are not seen, only the slope between them. Units times samples times vectors are at most 1.6e8,
+    so that large networks get fewer vectors, and none below 8: take fewer samples. Outputs need
+    an exact kernel.
 
     Source: Chu & Bacho 2024, arXiv 2306.02325, for the claim; what is computed is our
     derivation.

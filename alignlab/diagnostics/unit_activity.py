@@ -90,7 +90,7 @@ class UnitActivity(SnapshotDiagnostic):
             valid=(1.0, None),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 1.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the counts of every layer and site."""

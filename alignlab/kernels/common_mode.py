@@ -11,7 +11,7 @@ __all__ = ["common_mode", "common_mode_debiased", "mean_pairwise_cosine"]
 
 
 def common_mode(rows: Tensor) -> Tensor:
-    r"""Return :math:`\|\bar x\|^2 / \overline{\|x\|^2}`, the energy of the mean over the mean energy.
+    r"""Return the energy of the mean over the mean energy, :math:`\|\bar x\|^2/\overline{\|x\|^2}`.
 
     Rows that are independent and of mean zero have :math:`1/N` on average. Source: Reddy,
     Safaai & Sabatini, DFA-Stall (repository).

@@ -68,7 +68,7 @@ def gate_size(energies: Tensor) -> Tensor:
         >>> gate_size(torch.tensor([0.25, 0.25])).item()
         0.5
     """
-    return wide(energies).mean(-1).sqrt()
+    return torch.sqrt(wide(energies).mean(-1))
 
 
 def open_share(gates: Tensor, *, largest: Tensor) -> Tensor:

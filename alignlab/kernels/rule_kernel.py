@@ -33,7 +33,8 @@ class Sketched:
 
     Attributes:
         value: float64, shape ``(...)``.
-        standard_error: By the jackknife over directions of both sides, shape ``(...)``.
+        standard_error: By the jackknife over directions, which overstates it by up to about a
+            half, shape ``(...)``.
     """
 
     value: Tensor
@@ -190,28 +191,29 @@ def sketched_cosine(first: Tensor, second: Tensor) -> Sketched:
     r"""Return the cosine of two kernels from their values on pairs of random directions.
 
     For independent u and v with unit covariance :math:`E[(u^\top K v)(u^\top N v)]
-    = \langle K, N\rangle`, so that numerator and both squares of the cosine are unbiased; their
-    ratio is so to first order.
+    = \langle K, N\rangle`, so that numerator and both squares of the cosine are unbiased from pairs
+    of different directions; their ratio is so to first order.
 
     Source: Hutchinson 1990, Communications in Statistics 19(2), on both sides; our derivation.
 
     Args:
-        first: :math:`u_a^\top K v_b`, shape ``(..., n_left, n_right)``.
-        second: :math:`u_a^\top N v_b`, likewise.
+        first: :math:`v_a^\top K v_b`, shape ``(..., n, n)``; the diagonal is left out.
+        second: :math:`v_a^\top N v_b`, likewise.
 
     Returns:
-        Dimensionless, shape ``(...)``; NaN where one is zero, errors for fewer than 2 on a side.
+        Dimensionless, shape ``(...)``; NaN where one is zero and for fewer than 2 directions, the
+        error for fewer than 3.
     """
     one, other = wide(first), wide(second)
     terms = torch.stack([one * other, one.square(), other.square()])
-    return _jackknifed(terms, lambda sums: sums[0] / (sums[1] * sums[2]).sqrt())
+    return _jackknifed(terms, lambda means: means[0] / (means[1] * means[2]).sqrt())
 
 
 def sketched_norm(values: Tensor) -> Sketched:
     """Return the Frobenius norm of a kernel from its values on pairs of random directions.
 
     Args:
-        values: As the first of ``sketched_cosine``, of directions of unit covariance.
+        values: As the first of ``sketched_cosine``.
 
     Returns:
         Shape ``(...)``; its square is unbiased.
@@ -221,14 +223,13 @@ def sketched_norm(values: Tensor) -> Sketched:
 
 
 def _jackknifed(terms: Tensor, statistic: Callable[[Tensor], Tensor]) -> Sketched:
-    """Return a statistic of means over pairs, with its error over the directions of both sides."""
-    value = statistic(terms.mean((-2, -1)))
-    variance = torch.zeros_like(value)
-    for axis, others in ((-1, -2), (-2, -1)):
-        count = terms.shape[axis]
-        lines = terms.mean(others)
-        # Without one direction; of a single one nothing is left.
-        partial = statistic((lines.sum(-1, keepdim=True) - lines) / (count - 1 or torch.nan))
-        spread = (partial - partial.mean(-1, keepdim=True)).square().sum(-1)
-        variance = variance + spread * (count - 1) / count
-    return Sketched(value, variance.sqrt())
+    """Return a statistic of means over pairs of directions, with its error over directions."""
+    count = terms.shape[-1]
+    own = torch.diagonal(terms, dim1=-2, dim2=-1)
+    lines = terms.sum(-1) + terms.sum(-2) - 2.0 * own
+    total = lines.sum(-1) / 2.0
+    value = statistic(total / (count * (count - 1) or torch.nan))
+    # Without one direction; of two nothing is left.
+    partial = statistic((total[..., None] - lines) / ((count - 1) * (count - 2) or torch.nan))
+    spread = (partial - partial.mean(-1, keepdim=True)).square().sum(-1)
+    return Sketched(value, (spread * (count - 1) / count).sqrt())

@@ -86,7 +86,9 @@ def debiased_gram(gram: Tensor) -> Tensor:
 
 
 def debiased_similarity(first: Tensor, second: Tensor) -> Tensor:
-    r"""Return debiased linear CKA, :math:`\langle\tilde K,\tilde L\rangle/(\|\tilde K\|\|\tilde L\|)`.
+    r"""Return debiased linear CKA, the cosine of two debiased Gram matrices.
+
+    .. math:: \langle\tilde K,\tilde L\rangle / (\|\tilde K\|\|\tilde L\|)
 
     The numerator is the unbiased estimate of the Hilbert-Schmidt independence criterion times
     :math:`N(N-3)`. Over permutations of the samples of one of the two its expectation is exactly

@@ -57,7 +57,9 @@ def test_terms_of_direct_feedback_are_those_of_the_definition() -> None:
     gates = [1.0 - inputs[1] ** 2, (before[1] > 0).double(), torch.ones_like(e)]
     signals = [g * s for g, s in zip(gates, entries, strict=True)]
     updates = []
-    for layer, (d, h) in zip((model[0], model[2], model[4]), zip(signals, inputs, strict=True), strict=True):
+    for layer, (d, h) in zip(
+        (model[0], model[2], model[4]), zip(signals, inputs, strict=True), strict=True
+    ):
         updates.append(d.T @ h)
         if layer.bias is not None:
             updates.append(d.sum(0))
@@ -67,7 +69,7 @@ def test_terms_of_direct_feedback_are_those_of_the_definition() -> None:
     stepped = copy.deepcopy(model)
     with torch.no_grad():
         for p, u in zip(stepped.parameters(), updates, strict=True):
-            p -= rate * u
+            p.sub_(rate * u)
     after = preactivations(stepped, x)
     new_inputs = [x, torch.tanh(after[0]), torch.relu(after[1])]
     for k, name in enumerate(("0", "2", "4")):
@@ -128,7 +130,9 @@ def means_and_spreads(
         def hook(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
             calls[label] = calls.get(label, 0) + 1
             name = label if calls[label] == 1 else f"{label}@{calls[label]}"
-            rows = output.detach() if isinstance(module, nn.Linear) else output.detach().movedim(1, -1)
+            rows = (
+                output.detach() if isinstance(module, nn.Linear) else output.detach().movedim(1, -1)
+            )
             rows = rows.flatten(0, -2).clone()
             found[name] = (rows.mean(0), rows.var(0, correction=0).sum().sqrt())
 
@@ -160,7 +164,7 @@ def test_the_change_is_the_one_that_a_step_makes(name: str) -> None:
     sizes = [torch.stack([t.detach().norm() for t in each]).norm() for each in (wanted, gradients)]
     with torch.no_grad():
         for p, gradient in zip(wanted, gradients, strict=True):
-            p -= STEP * sizes[0] / sizes[1] * gradient
+            p.sub_(STEP * sizes[0] / sizes[1] * gradient)
     after = means_and_spreads(made.model, made.x, layers)
     for layer in layers:
         value = found["mean_drift_true"].sel(layer=layer).item()
@@ -213,9 +217,7 @@ def test_an_error_that_pushes_all_samples_one_way_is_the_leading_term() -> None:
 def test_rates_and_precision_do_not_matter() -> None:
     model, (x, y) = network(), batch()
     plain = probed(model, LOSS, (x, y), FA(seed=0), diagnostics=NAMES)
-    scaled = probed(
-        model, lambda o, t: 1e-3 * LOSS(o, t), (x, y), FA(seed=0), diagnostics=NAMES
-    )
+    scaled = probed(model, lambda o, t: 1e-3 * LOSS(o, t), (x, y), FA(seed=0), diagnostics=NAMES)
     coarse = probed(model.float(), LOSS, (x.float(), y), FA(seed=0), diagnostics=NAMES)
     for name, variable in plain.data_vars.items():
         if str(name).startswith("mean_drift"):
@@ -230,9 +232,7 @@ def test_the_way_since_earlier_is_own_weights_and_inputs() -> None:
         start[4].bias -= 0.2
     found = probed_since(model, start, x, y)
     before, after = preactivations(start, x), preactivations(model, x)
-    inputs = [
-        [x, torch.tanh(a), torch.relu(b)] for a, b, _ in (tuple(before), tuple(after))
-    ]
+    inputs = [[x, torch.tanh(a), torch.relu(b)] for a, b, _ in (tuple(before), tuple(after))]
     for k, name in enumerate(("0", "2", "4")):
         here = found.sel(layer=name, earlier="start")
         total = after[k].mean(0) - before[k].mean(0)

@@ -83,13 +83,13 @@ def test_a_whole_krylov_space_holds_the_spectrum_of_the_update_jacobian() -> Non
     ).numpy()
     found = measured(model, of_given(feedback())).sel(rule="dfa")
     expected = ordered(np.linalg.eigvals(matrix))
-    np.testing.assert_allclose(found["growth_rate"].values, expected.real[:4], atol=1e-5)
+    np.testing.assert_allclose(found["growth_rate"].values, expected.real[:4], atol=1e-4)
     np.testing.assert_allclose(
-        found["growth_rotation"].values, np.abs(expected.imag[:4]), atol=1e-5
+        found["growth_rotation"].values, np.abs(expected.imag[:4]), atol=1e-4
     )
     extent = np.linalg.eigvalsh((matrix + matrix.T) / 2)
-    assert float(found["growth_range_lowest"]) == pytest.approx(extent[0], abs=1e-5)
-    assert float(found["growth_range_highest"]) == pytest.approx(extent[-1], abs=1e-5)
+    assert float(found["growth_range_lowest"]) == pytest.approx(extent[0], abs=1e-4)
+    assert float(found["growth_range_highest"]) == pytest.approx(extent[-1], abs=1e-4)
     shrinking = expected[expected.real < -1e-3]
     limit = (-2 * shrinking.real / np.abs(shrinking) ** 2).min()
     assert float(found["stable_step_at_most"]) == pytest.approx(limit, rel=1e-3)
@@ -113,7 +113,7 @@ def test_backpropagation_has_minus_the_hessian() -> None:
     hessian = torch.autograd.functional.hessian(loss, vector(model)).numpy()
     found = measured(model, BP()).sel(rule="bp")
     np.testing.assert_allclose(
-        found["growth_rate"].values, -np.linalg.eigvalsh(hessian)[:4], atol=1e-5
+        found["growth_rate"].values, -np.linalg.eigvalsh(hessian)[:4], atol=1e-4
     )
 
 
@@ -159,7 +159,7 @@ def test_at_interpolation_weights_and_outputs_have_the_same_spectrum(rule: str) 
         np.testing.assert_allclose(found["error_decay"].values, expected[:4], atol=1e-8)
         growth = found["growth_rate"].values
         np.testing.assert_allclose(
-            np.sort(growth[growth > 1e-4]), np.sort(-expected[expected < -1e-4])[-4:], atol=1e-5
+            np.sort(growth[growth > 1e-4]), np.sort(-expected[expected < -1e-4])[-4:], atol=1e-4
         )
     else:
         assert float(found["error_decay"][0]) > 0

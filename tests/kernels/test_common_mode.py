@@ -39,9 +39,7 @@ def test_each_is_what_loops_over_samples_and_pairs_give(seed: int, n_samples: in
     assert common_mode(torch.tensor(x)).item() == pytest.approx(mean @ mean / energy)
     products = np.mean([a @ b for a, b in pairs]) / energy
     assert debiased(torch.tensor(x)).item() == pytest.approx(products, abs=1e-12)
-    assert pairwise_cosine(torch.tensor(x)).item() == pytest.approx(
-        np.mean(cosines), abs=1e-12
-    )
+    assert pairwise_cosine(torch.tensor(x)).item() == pytest.approx(np.mean(cosines), abs=1e-12)
 
 
 @given(seed=SEEDS, exponent=st.integers(-30, 30))

@@ -72,7 +72,7 @@ def test_a_penalty_is_chosen_without_the_residuals_of_the_fold_itself() -> None:
     found = held_out_residuals(gram, y, folds, penalties=PENALTIES)
     for fold in folds:
         rest = torch.tensor([k for k in range(20) if k not in fold.tolist()])
-        best = min(each, key=lambda r: float(r[rest].square().sum()))  # noqa: B023
+        best = min(each, key=lambda r: float(r[rest].square().sum()))
         torch.testing.assert_close(found[fold], best[fold])
 
 

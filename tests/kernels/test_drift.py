@@ -144,7 +144,5 @@ def test_batches_are_taken_one_by_one() -> None:
     for k in range(3):
         each = own_drift(mean[k], gradient[k], signal[k], leading[k], bias=bias[k])
         torch.testing.assert_close(found[k], each)
-        torch.testing.assert_close(
-            inherited[k], inherited_drift(weight[k], step[k], mean[k])
-        )
+        torch.testing.assert_close(inherited[k], inherited_drift(weight[k], step[k], mean[k]))
         torch.testing.assert_close(shares[k], term_shares(each, each.sum(0)))
