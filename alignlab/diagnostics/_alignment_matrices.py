@@ -70,6 +70,7 @@ def fitted(
     weights: Sequence[Mapping[str, Readable]],
     *,
     basis: Tensor,
+    dtype: torch.dtype = torch.float64,
 ) -> list[dict[str, Fitted]]:
     r"""Return :math:`A = B_l^+W_l(B_{l-1}^+)^\top` by layer, for every set of weights.
 
@@ -78,38 +79,48 @@ def fitted(
         feedback: Feedback of the layers.
         weights: Sets of weights by layer; feedback is inverted once for all of them.
         basis: Directions of the errors, shape ``(n_errors, r)``.
+        dtype: Precision of products of feedback with weights.
     """
     result: list[dict[str, Fitted]] = [{} for _ in weights]
     for pair in direct_pairs(snapshot, feedback):
-        fit = _Fit(pair, basis)
+        fit = _Fit(pair, basis, dtype)
         for place, each in zip(result, weights, strict=True):
             place[pair.layer.name] = fit(each[pair.layer.name])
     return result
 
 
 class _Fit:
-    """Least squares W = B_l A B_{l-1}^T between two feedback matrices."""
+    """Least squares W = B_l A B_{l-1}^T between two feedback matrices, by their Gram matrices."""
 
-    def __init__(self, pair: Pair, basis: Tensor) -> None:
-        self._pair = pair
+    def __init__(self, pair: Pair, basis: Tensor, dtype: torch.dtype) -> None:
         self._n = pair.below.shape[0]
         self._basis = basis
-        self._below = wide(pair.below).to(basis.device).reshape(self._n, -1)
-        self._inverse_below = torch.linalg.pinv(self._below.T)
-        if pair.above is None:
-            self._above = torch.eye(self._n, dtype=torch.float64, device=basis.device)
-        else:
-            self._above = wide(pair.above).to(basis.device).reshape(self._n, -1)
-        self._inverse_above = torch.linalg.pinv(self._above.T)
+        self._inputs = pair.below.to(basis.device, dtype)
+        self._below = _gram(self._inputs)
+        self._inverse_below = _inverse(self._below)
+        self._outputs = None if pair.above is None else pair.above.to(basis.device, dtype)
+        whole = torch.eye(self._n, dtype=torch.float64, device=basis.device)
+        self._above = whole if self._outputs is None else _gram(self._outputs)
+        self._inverse_above = _inverse(self._above)
 
     def __call__(self, held: Readable) -> Fitted:
         """Return A of some weights, and what B_l A B_{l-1}^T explains of them."""
-        columns = self._inverse_below.reshape(self._n, *self._pair.below.shape[1:])
-        images = linear_part(held.module, columns, held.weight).reshape(self._n, -1)
-        matrix = self._inverse_above @ images.T
-        above, below = self._above, self._below
-        energy = ((above @ above.T) @ matrix @ (below @ below.T) * matrix).sum()
+        weight = held.weight.to(self._inputs)
+        images = linear_part(held.module, self._inputs, weight).reshape(self._n, -1)
+        inside = images.T if self._outputs is None else self._outputs.flatten(1) @ images.T
+        matrix = self._inverse_above @ wide(inside) @ self._inverse_below
+        energy = (self._above @ matrix @ self._below * matrix).sum()
         return Fitted(restricted(matrix, self._basis), energy / held.energy)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    flat = rows.flatten(1)
+    return wide(flat @ flat.T)
+
+
+def _inverse(gram: Tensor) -> Tensor:
+    """Return the pseudo-inverse of B^T B, without directions in which B is below 1e-5."""
+    return torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
 
 
 def spectra(matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:

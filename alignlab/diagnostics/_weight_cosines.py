@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,74 +19,125 @@ from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = [
+    "Target",
     "attainable",
-    "direct_cosines",
     "of_direct",
     "of_paths",
     "of_replaced",
+    "targets",
 ]
 
-_MOST_DRAWS = 200
+_MOST_DRAWS = 64
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def direct_cosines(
-    snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    r"""Return D2: :math:`\cos(W_l, B_lB_{l-1}^\top)`, the output layer against B_{l-1}^T."""
-    return _direct(snapshot, measured, weights, _energies(snapshot, measured, weights))
+@dataclass(frozen=True)
+class Target:
+    r"""What weights of a layer are compared with: :math:`B_lB_{l-1}^\top`.
+
+    Attributes:
+        tied: Its sums over the places at which each weight acts, in the shape of the weight.
+        norm: Its Frobenius norm, scalar.
+    """
+
+    tied: Tensor
+    norm: Tensor
 
 
-def _energies(
+def targets(
+    snapshot: Snapshot, measured: MeasuredRule, *, dtype: torch.dtype = torch.float64
+) -> dict[str, Target]:
+    r"""Return D2's :math:`B_lB_{l-1}^\top` by layer, :math:`B_{L-1}^\top` at the output.
+
+    Of convolutions it is never written out: products with the unrolled matrix of weights are
+    products of the weights with its sums over positions.
+
+    Args:
+        snapshot: The probing.
+        measured: The rule; direct.
+        dtype: Precision of the sums.
+    """
+    found = {}
+    for pair in direct_pairs(snapshot, measured.feedback):
+        module, weight = snapshot.capture.module_of(pair.layer), pair.layer.module
+        like = snapshot.capture.module_weights()[weight].to(dtype)
+        below = pair.below.to(like)
+        n = len(below)
+        inside = below.reshape(n, -1)
+        with torch.enable_grad():
+            kernel = torch.zeros_like(like).requires_grad_()
+            images = linear_part(module, below, kernel)
+            if pair.above is None:
+                above = torch.eye(n, dtype=dtype, device=like.device)
+                energy = inside.square().sum()
+            else:
+                above = pair.above.to(like)
+                rows = above.reshape(n, -1)
+                energy = ((rows @ rows.T) * (inside @ inside.T)).sum()
+            (tied,) = torch.autograd.grad(images, kernel, above.reshape(images.shape))
+        found[pair.layer.name] = Target(tied, wide(energy).clamp_min(0.0).sqrt())
+    return found
+
+
+def matrix_norms(
     snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return the squared norms of the layers' unrolled matrices."""
+    """Return the norms of the unrolled matrices of the layers that have targets."""
     return {
         pair.layer.name: operator_energy(
             snapshot.capture.module_of(pair.layer),
             wide(weights[pair.layer.module]),
             pair.below.shape[1:],
-        )
+        ).sqrt()
         for pair in direct_pairs(snapshot, measured.feedback)
     }
 
 
-def _direct(
+def cosines(
     snapshot: Snapshot,
-    measured: MeasuredRule,
+    found: Mapping[str, Target],
     weights: Mapping[str, Tensor],
-    energies: Mapping[str, Tensor],
+    norms: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
+    """Return the cosine of each layer's weights with its target."""
+    modules = {layer.name: layer.module for layer in snapshot.layers}
     result = {}
-    for pair in direct_pairs(snapshot, measured.feedback):
-        module = snapshot.capture.module_of(pair.layer)
-        weight = wide(weights[pair.layer.module])
-        images = linear_part(module, wide(pair.below).to(weight), weight)
-        images = images.reshape(pair.below.shape[0], -1)
-        inside = wide(pair.below).to(images).reshape(pair.below.shape[0], -1)
-        if pair.above is None:
-            product, energy = torch.diagonal(images).sum(), inside.square().sum()
-        else:
-            above = wide(pair.above).to(images).reshape(pair.above.shape[0], -1)
-            product = (above * images).sum()
-            energy = ((above @ above.T) * (inside @ inside.T)).sum()
-        value = product / energy.sqrt() / energies[pair.layer.name].sqrt()
-        result[pair.layer.name] = value.clamp(-1.0, 1.0)
+    for layer, target in found.items():
+        weight = weights[modules[layer]]
+        product = (wide(target.tied) * wide(weight)).sum()
+        result[layer] = (product / target.norm / norms[layer]).clamp(-1.0, 1.0)
     return result
 
 
 def of_direct(
-    name: str, snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
+    snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Mapping[str, Tensor]]
 ) -> Iterator[Reading]:
-    """Yield D2 of a direct rule with redraws of its feedback."""
-    energies = _energies(snapshot, measured, weights)
-    observed = _direct(snapshot, measured, weights, energies)
+    """Yield D2 of a direct rule with redraws of its feedback, for several sets of weights.
+
+    Args:
+        snapshot: The probing.
+        measured: The rule.
+        weights: Weights by module, or their changes, by name of the variable.
+    """
+    norms = {name: matrix_norms(snapshot, measured, each) for name, each in weights.items()}
+
+    def by_name(found: Mapping[str, Target]) -> dict[str, dict[str, Tensor]]:
+        return {name: cosines(snapshot, found, w, norms[name]) for name, w in weights.items()}
+
+    observed = by_name(targets(snapshot, measured))
+    # A standard deviation needs no more precision than the weights have.
+    dtype = torch.promote_types(snapshot.error.dtype, torch.float32)
     draws = [
-        _direct(snapshot, each, weights, energies)
+        by_name(targets(snapshot, each, dtype=dtype))
         for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
     ]
     kind = snapshot.chance_kind(measured)
-    yield from with_redraws(name, measured, observed, draws, kind=kind)
+    for name, values in observed.items():
+        yield from with_redraws(name, measured, values, [draw[name] for draw in draws], kind=kind)
+        if not measured.is_drawn:
+            for layer, cap in attainable(snapshot, measured).items():
+                share = (values[layer] / cap.to(values[layer])).clamp(-1.0, 1.0)
+                yield Reading(f"{name}_attained", share, measured.label, layer)
 
 
 def attainable(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, Tensor]:
@@ -111,7 +163,7 @@ def of_paths(
         products: Those of the forward weights by layer, ``(n_errors, entry_width)``.
     """
 
-    def cosines(each: MeasuredRule) -> dict[str, Tensor]:
+    def along(each: MeasuredRule) -> dict[str, Tensor]:
         held = matrices_at_entries(snapshot, each.feedback)
         return {
             layer: cosine(product.flatten(), held[layer].to(product.device).reshape(-1))
@@ -119,9 +171,9 @@ def of_paths(
             if layer in held
         }
 
-    draws = [cosines(each) for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))]
+    draws = [along(each) for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))]
     kind = snapshot.chance_kind(measured)
-    yield from with_redraws(name, measured, cosines(measured), draws, kind=kind)
+    yield from with_redraws(name, measured, along(measured), draws, kind=kind)
 
 
 def of_replaced(

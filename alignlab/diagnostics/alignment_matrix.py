@@ -30,7 +30,7 @@ _SOURCE = (
     "reconstruction after Refinetti et al. 2021; of the {}, and restricted to the error space: "
     "our derivation"
 )
-_MOST_DRAWS = 200
+_MOST_DRAWS = 64
 
 
 def _variables(prefix: str, of: str) -> Iterator[Variable]:
@@ -155,8 +155,10 @@ def _of_rule(
         weights["alignment_matrix_change"] = changes
     sets = [readable(snapshot, measured.feedback, each) for each in weights.values()]
     observed = fitted(snapshot, measured.feedback, sets, basis=basis)
+    # A median needs no more precision than the weights have.
+    dtype = torch.promote_types(snapshot.error.dtype, torch.float32)
     draws = [
-        fitted(snapshot, each.feedback, sets, basis=basis)
+        fitted(snapshot, each.feedback, sets, basis=basis, dtype=dtype)
         for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
     ]
     for layer in sets[0]:
