@@ -19,15 +19,7 @@ from alignlab.diagnostics._redraws import (
     with_redraws,
 )
 from alignlab.diagnostics._together import fetched, together
-from alignlab.feedback import (
-    Factored,
-    Feedback,
-    Positional,
-    Seeded,
-    back_project,
-    inner_products,
-    squared_norms,
-)
+from alignlab.feedback import Factored, Feedback, Positional, Seeded, back_project
 from alignlab.kernels.alignment_matrix import restricted, symmetric_minimum
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.output_sketch import chance_factor, sketched_cosine
@@ -40,7 +32,7 @@ MEAN = "cosine_feedback_jacobian"
 PER_SAMPLE = f"{MEAN}_per_sample"
 
 _MATRIX = "matrix"
-_MOST_DRAWS = 100
+_MOST_DRAWS = 64
 
 
 def from_rows(
@@ -56,9 +48,10 @@ def from_rows(
     if not isinstance(measured.rule, DirectRule):
         return
     basis = error_space(snapshot.exact_error)
-    observed = _products(snapshot, measured, at, basis)
+    means = {layer: (wide(each.mean), wide(each.unit_mean)) for layer, each in at.items()}
+    observed = _products(snapshot, measured, means, basis)
     draws = [
-        _products(snapshot, each, at, basis)
+        _products(snapshot, each, means, basis)
         for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
     ]
     is_plain = has_independent_entries(measured)
@@ -90,17 +83,19 @@ def _part(found: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Ten
 
 
 def _products(
-    snapshot: Snapshot, measured: MeasuredRule, at: Mapping[str, AtEntry], basis: Tensor
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    means: Mapping[str, tuple[Tensor, Tensor]],
+    basis: Tensor,
 ) -> dict[str, dict[str, Tensor]]:
     """Return by layer both cosines, and Jacobian times feedback on the error space."""
     found = {}
     for layer, feedback in at_entries(snapshot, measured.feedback).items():
-        mean, unit = wide(at[layer].mean), wide(at[layer].unit_mean)
-        units = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        norm = squared_norms(units, feedback).sum().sqrt()
+        mean, unit = means[layer]
+        norm = frobenius_norm(feedback).to(mean)
         matrix = back_project(mean, feedback)
-        of_mean = torch.diagonal(matrix).sum() / norm / mean.norm()
-        of_samples = inner_products(unit, units, feedback).sum() / norm
+        of_mean = torch.trace(matrix) / norm / mean.norm()
+        of_samples = torch.trace(back_project(unit, feedback)) / norm
         found[layer] = {
             MEAN: of_mean.clamp(-1.0, 1.0),
             PER_SAMPLE: of_samples.clamp(-1.0, 1.0),

@@ -3,141 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from alignlab.diagnostics._alignment_matrices import Fitted, direct_fits
 from alignlab.diagnostics._base import Reading
 from alignlab.diagnostics._feedback import direct_pairs, matrices_at_entries
 from alignlab.diagnostics._redraws import judged, normal_chance, with_redraws
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.convolution import structured_share
 from alignlab.kernels.cosines import cosine, wide
-from alignlab.kernels.layers import linear_part, operator_energy
 from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, Snapshot
 
-__all__ = [
-    "Target",
-    "attainable",
-    "of_direct",
-    "of_paths",
-    "of_replaced",
-    "targets",
-]
+__all__ = ["attainable", "of_direct", "of_paths", "of_replaced"]
 
 _MOST_DRAWS = 64
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-@dataclass(frozen=True)
-class Target:
-    r"""What weights of a layer are compared with: :math:`B_lB_{l-1}^\top`.
-
-    Attributes:
-        tied: Its sums over the places at which each weight acts, in the shape of the weight.
-        norm: Its Frobenius norm, scalar.
-    """
-
-    tied: Tensor
-    norm: Tensor
-
-
-def targets(
-    snapshot: Snapshot, measured: MeasuredRule, *, dtype: torch.dtype = torch.float64
-) -> dict[str, Target]:
-    r"""Return D2's :math:`B_lB_{l-1}^\top` by layer, :math:`B_{L-1}^\top` at the output.
-
-    Of convolutions it is never written out: products with the unrolled matrix of weights are
-    products of the weights with its sums over positions.
-
-    Args:
-        snapshot: The probing.
-        measured: The rule; direct.
-        dtype: Precision of the sums.
-    """
-    found = {}
-    for pair in direct_pairs(snapshot, measured.feedback):
-        module, weight = snapshot.capture.module_of(pair.layer), pair.layer.module
-        like = snapshot.capture.module_weights()[weight].to(dtype)
-        below = pair.below.to(like)
-        n = len(below)
-        inside = below.reshape(n, -1)
-        with torch.enable_grad():
-            kernel = torch.zeros_like(like).requires_grad_()
-            images = linear_part(module, below, kernel)
-            if pair.above is None:
-                above = torch.eye(n, dtype=dtype, device=like.device)
-                energy = inside.square().sum()
-            else:
-                above = pair.above.to(like)
-                rows = above.reshape(n, -1)
-                energy = ((rows @ rows.T) * (inside @ inside.T)).sum()
-            (tied,) = torch.autograd.grad(images, kernel, above.reshape(images.shape))
-        found[pair.layer.name] = Target(tied, wide(energy).clamp_min(0.0).sqrt())
-    return found
-
-
-def matrix_norms(
-    snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the norms of the unrolled matrices of the layers that have targets."""
-    return {
-        pair.layer.name: operator_energy(
-            snapshot.capture.module_of(pair.layer),
-            wide(weights[pair.layer.module]),
-            pair.below.shape[1:],
-        ).sqrt()
-        for pair in direct_pairs(snapshot, measured.feedback)
-    }
-
-
-def cosines(
-    snapshot: Snapshot,
-    found: Mapping[str, Target],
-    weights: Mapping[str, Tensor],
-    norms: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    """Return the cosine of each layer's weights with its target."""
-    modules = {layer.name: layer.module for layer in snapshot.layers}
-    result = {}
-    for layer, target in found.items():
-        weight = weights[modules[layer]]
-        product = (wide(target.tied) * wide(weight)).sum()
-        result[layer] = (product / target.norm / norms[layer]).clamp(-1.0, 1.0)
-    return result
-
-
 def of_direct(
-    snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Mapping[str, Tensor]]
+    snapshot: Snapshot, measured: MeasuredRule, names: Mapping[str, str]
 ) -> Iterator[Reading]:
-    """Yield D2 of a direct rule with redraws of its feedback, for several sets of weights.
+    r"""Yield D2 of a direct rule: :math:`\cos(W_l, B_lB_{l-1}^\top)`, with redraws.
 
     Args:
         snapshot: The probing.
         measured: The rule.
-        weights: Weights by module, or their changes, by name of the variable.
+        names: Variables by what is compared, ``WEIGHTS`` or ``CHANGE``.
     """
-    norms = {name: matrix_norms(snapshot, measured, each) for name, each in weights.items()}
+    fits, kind = snapshot.shared(direct_fits)[measured.label], snapshot.chance_kind(measured)
+    caps = {} if measured.is_drawn else attainable(snapshot, measured)
+    for which, name in names.items():
+        observed = _cosines(fits.observed[which])
+        draws = [_cosines(draw[which]) for draw in fits.draws]
+        yield from with_redraws(name, measured, observed, draws, kind=kind)
+        for layer, cap in caps.items():
+            share = (observed[layer] / cap.to(observed[layer])).clamp(-1.0, 1.0)
+            yield Reading(f"{name}_attained", share, measured.label, layer)
 
-    def by_name(found: Mapping[str, Target]) -> dict[str, dict[str, Tensor]]:
-        return {name: cosines(snapshot, found, w, norms[name]) for name, w in weights.items()}
 
-    observed = by_name(targets(snapshot, measured))
-    # A standard deviation needs no more precision than the weights have.
-    dtype = torch.promote_types(snapshot.error.dtype, torch.float32)
-    draws = [
-        by_name(targets(snapshot, each, dtype=dtype))
-        for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
-    ]
-    kind = snapshot.chance_kind(measured)
-    for name, values in observed.items():
-        yield from with_redraws(name, measured, values, [draw[name] for draw in draws], kind=kind)
-        if not measured.is_drawn:
-            for layer, cap in attainable(snapshot, measured).items():
-                share = (values[layer] / cap.to(values[layer])).clamp(-1.0, 1.0)
-                yield Reading(f"{name}_attained", share, measured.label, layer)
+def _cosines(found: Mapping[str, Fitted]) -> dict[str, Tensor]:
+    return {layer: each.cosine for layer, each in found.items()}
 
 
 def attainable(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, Tensor]:

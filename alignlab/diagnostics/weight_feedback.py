@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from alignlab.diagnostics._alignment_matrices import CHANGE, WEIGHTS
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import paths, unpaired
 from alignlab.diagnostics._weight_cosines import of_direct, of_paths, of_replaced
@@ -141,12 +142,12 @@ def _direct(
 ) -> Iterator[Reading | NotDefined]:
     for layer, because in unpaired(snapshot, measured.feedback).items():
         yield NotDefined(because, measured.label, layer)
-    sets = {_NAME: weights}
+    names = {WEIGHTS: _NAME}
     if changes and measured.rule.is_derived:
         yield NotDefined(_derived(), measured.label)
     elif changes:
-        sets[_CHANGE] = changes
-    yield from of_direct(snapshot, measured, sets)
+        names[CHANGE] = _CHANGE
+    yield from of_direct(snapshot, measured, names)
     yield from of_paths("cosine_feedback_path", snapshot, measured, paths(snapshot, weights))
 
 
