@@ -252,7 +252,8 @@ class Jacobian:
         leaks: list[tuple[str, Tensor]] = []
 
         def look(layer: Layer, _site: str, signal: Tensor) -> None:
-            leaks.append((layer.name, signal[~mask].abs().amax()))
+            inside = mask.reshape(-1, *(1 for _ in signal.shape[1:]))
+            leaks.append((layer.name, signal.masked_fill(inside, 0.0).abs().amax()))
 
         with self._watched(look) as backward:
             backward(noise * mask[:, None])
