@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import MOST_ERRORS, at_entries
-from alignlab.diagnostics._local import by_channel, diagonal, why_no_gains
+from alignlab.diagnostics._local import by_channel, local_gains
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import project
 from alignlab.kernels.attainable import Attainable, chosen_halves
@@ -67,12 +67,12 @@ class AttainableCosine(SnapshotDiagnostic):
         >>> from alignlab import Probe
         >>> from alignlab.rules import DFA
         >>> _ = torch.manual_seed(0)
-        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 8, 3), Flatten(), Linear(32, 3))
+        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 2, 3), Flatten(), Linear(8, 3))
         >>> with Probe(net, cross_entropy, rules=[DFA()], draws=32,
         ...            diagnostics=["attainable-cosine"]) as probe:
         ...     found = probe.measure(torch.randn(90, 2, 8), torch.arange(90) % 3)
         >>> round(found["attainable_cosine"].sel(layer="0", site="entry").item(), 2)
-        0.99
+        0.76
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (
@@ -235,15 +235,14 @@ def _fitted(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> _Fits
 
 def _sites(snapshot: Snapshot, layer: Layer, fits: _Fits) -> dict[str, Attainable | str]:
     """Return the fit at each site, or why there is none."""
-    because = why_no_gains(snapshot)[layer.name]
-    if because:
-        return {ENTRY: fits.entry, PREACTIVATION: because}
+    gains = snapshot.shared(local_gains)[layer.name]
+    if isinstance(gains, str):
+        return {ENTRY: fits.entry, PREACTIVATION: gains}
     channels = layer.entry_shape[layer.entry_channel_axis]
     rows = min(map(len, fits.halves)) * layer.entry_width // channels
     if not Attainable.is_affordable(fits.n_features, channels, rows):
         return {ENTRY: fits.entry, PREACTIVATION: "its channels and features are too many to fit"}
-    gains = _cut(diagonal(snapshot.capture, layer), layer, fits.halves)
-    return {ENTRY: fits.entry, PREACTIVATION: fits.entry.gated(gains)}
+    return {ENTRY: fits.entry, PREACTIVATION: fits.entry.gated(_cut(gains, layer, fits.halves))}
 
 
 def _cut(signal: Tensor, layer: Layer, halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

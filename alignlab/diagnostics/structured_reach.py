@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space
-from alignlab.diagnostics._local import by_channel, diagonal, why_no_gains
+from alignlab.diagnostics._local import by_channel, local_gains
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.structured_regression import explained_by_region, regions_of
 from alignlab.sites import ENTRY, PREACTIVATION
@@ -113,7 +113,7 @@ class StructuredReach(SnapshotDiagnostic):
                 )
             yield NotDefined(because)
             return
-        why = why_no_gains(snapshot)
+        local = snapshot.shared(local_gains)
         for number, layer in enumerate(snapshot.layers):
             snapshot.progress("reach by channel", number + 1, len(snapshot.layers))
             if layer.is_output:
@@ -124,10 +124,10 @@ class StructuredReach(SnapshotDiagnostic):
                 continue
             signal = by_channel(snapshot.true.entry[layer.name], layer)
             gains: dict[str, Tensor | None] = {ENTRY: None}
-            if why[layer.name]:
-                yield NotDefined(f"at its pre-activation {why[layer.name]}", layer=layer.name)
+            own = local[layer.name]
+            if isinstance(own, str):
+                yield NotDefined(f"at its pre-activation {own}", layer=layer.name)
             else:
-                own = diagonal(snapshot.capture, layer)
                 gains[PREACTIVATION] = by_channel(own, layer)
             for site, gain in gains.items():
                 for name, value in _shares(errors, signal, layer, snapshot.fold, gain):

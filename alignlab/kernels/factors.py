@@ -127,10 +127,8 @@ def support_factors(
     if rank < 1:
         msg = f"A product of rank {rank} has no factors; ask for at least 1."
         raise InputError(msg)
-    mask = support(module, shape)
-    rows, columns = mask.indices().numpy()
-    matrix = sparse.csr_matrix((mask.values().numpy(), (rows, columns)), shape=tuple(mask.shape))
-    first, second = _without_signs(matrix, min(rank, *mask.shape), seed)
+    matrix = support(module, shape)
+    first, second = _without_signs(matrix, min(rank, *matrix.shape), seed)
     sizes = first.norm(dim=0), second.norm(dim=0)
     values, order = (sizes[0] * sizes[1]).sort(descending=True)
     # Both sides of a pair have the same norm before they are spread over channels.

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -175,7 +177,7 @@ def output_shape(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> torc
     return linear_part(module, x, torch.empty_like(weight, device="meta")).shape[1:]
 
 
-def support(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Tensor:
+def support(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> sparse.csr_matrix:
     """Return where the unrolled matrix has entries at all, for one channel of each group.
 
     Args:
@@ -183,32 +185,28 @@ def support(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Tensor:
         shape: Shape of one input, without an axis of samples.
 
     Returns:
-        Ones and zeros, sparse, float64, shape ``(groups * output positions, groups * input
+        Ones and zeros, on the host, shape ``(groups * output positions, groups * input
         positions)``; of a Linear layer its positions, each joined to itself.
 
     Example:
-        >>> support(nn.Conv1d(2, 4, 3, padding=1), (2, 3)).to_dense()
-        tensor([[1., 1., 0.],
-                [1., 1., 1.],
-                [0., 1., 1.]], dtype=torch.float64)
+        >>> support(nn.Conv1d(2, 4, 3, padding=1), (2, 3)).toarray()
+        array([[1., 1., 0.],
+               [1., 1., 1.],
+               [0., 1., 1.]])
     """
     if isinstance(module, nn.Linear):
-        places = torch.arange(prod(shape[:-1])).expand(2, -1)
-        sizes = (places.shape[1], places.shape[1])
-    else:
-        own, outer = tuple(shape[1:]), tuple(output_shape(module, shape)[1:])
-        turned = isinstance(module, _TRANSPOSED)
-        read = read_positions(module, outer, own) if turned else read_positions(module, own)
-        joined = torch.stack([torch.arange(len(read)).unsqueeze(1).expand_as(read), read])
-        joined = joined.flatten(1)[:, (read >= 0).flatten()]
-        joined = joined.flip(0) if turned else joined
-        groups = int(getattr(module, "groups", 1))
-        step = torch.tensor([[prod(outer)], [prod(own)]])
-        places = torch.cat([joined + k * step for k in range(groups)], 1)
-        sizes = (groups * prod(outer), groups * prod(own))
-    places = torch.unique(places, dim=1)
-    ones = torch.ones(places.shape[1], dtype=torch.float64)
-    return torch.sparse_coo_tensor(places, ones, sizes, check_invariants=True).coalesce()
+        return sparse.eye(prod(shape[:-1]), format="csr")
+    own, outer = tuple(shape[1:]), tuple(output_shape(module, shape)[1:])
+    turned = isinstance(module, _TRANSPOSED)
+    found = read_positions(module, outer, own) if turned else read_positions(module, own)
+    read = found.numpy()
+    place, tap = np.nonzero(read >= 0)
+    sizes = (len(read), prod(outer) if turned else prod(own))
+    joined = sparse.csr_matrix((np.ones(len(place)), (place, read[place, tap])), shape=sizes)
+    joined.data[:] = 1.0
+    groups = int(getattr(module, "groups", 1))
+    whole = joined.T if turned else joined
+    return sparse.block_diag([whole] * groups, format="csr")
 
 
 def read_positions(

@@ -71,7 +71,7 @@ def test_the_support_is_where_the_unrolled_matrix_has_entries(
 ) -> None:
     matrix = unrolled(module, torch.ones(module.weight.shape), shape).numpy() != 0
     groups = getattr(module, "groups", 1)
-    mask = support(module, shape).to_dense().numpy()
+    mask = support(module, shape).toarray()
     if isinstance(module, nn.Linear):
         places = len(mask)
         matrix = matrix.reshape(places, -1, places, module.in_features)[:, 0, :, 0]
@@ -102,7 +102,7 @@ def best_of_many(matrix: np.ndarray, rank: int) -> float:
 def test_support_factors_are_as_good_as_the_best_of_many_starts(
     module: Any, shape: tuple[int, ...]
 ) -> None:
-    mask = support(module, shape).to_dense().numpy()
+    mask = support(module, shape).toarray()
     whole = (unrolled(module, torch.ones(module.weight.shape), shape).numpy() != 0).astype(float)
     found = support_factors(module, shape, rank=3)
     assert float(found.above.min()) >= 0.0
