@@ -141,7 +141,7 @@ class TotalGradient(AlignmentDiagnostic, SnapshotDiagnostic):
             )
         ),
     )
-    cost: ClassVar[float] = 0.2
+    cost: ClassVar[float] = 28.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return nothing of a single layer."""
