@@ -145,7 +145,7 @@ class RuleKernel(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 10.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield rates of the loss of every rule, and the kernels of those that have one."""

@@ -152,7 +152,7 @@ class Stability(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 60.0
+    cost: ClassVar[float] = 30.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield growth in the weights and decay in the outputs for every rule."""
