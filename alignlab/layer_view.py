@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor
@@ -60,9 +60,18 @@ class LayerView:
         is_local: Whether the weight gradient is the product of signal and input.
         whole: Updates of the layer's weight and bias as parameters, all calls together; None
             where there is no such parameter, or updates of parameters were not asked for.
+        shared: That of the snapshot: returns what a function makes of it, made once for all.
     """
 
-    def __init__(self, capture: Capture, layer: Layer, updates: Updates, *, fold: Tensor) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        layer: Layer,
+        updates: Updates,
+        *,
+        fold: Tensor,
+        shared: Callable[[Callable[[Any], Any]], Any],
+    ) -> None:
         """Take a layer's part of what a rule yields; ``fold`` marks one half of the samples."""
         self.layer: Final = layer
         self.capture: Final = capture
@@ -70,6 +79,7 @@ class LayerView:
         self.preactivation: Final = updates.preactivation.get(layer.name)
         self.is_local: Final = updates.is_local and self.preactivation is not None
         self.whole: Final = _own(capture, layer, updates.parameters)
+        self.shared: Final = shared
         self._fold = fold
         self._references: dict[str, Reference] = {}
 

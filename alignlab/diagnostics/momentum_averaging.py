@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._descent import OTHERS, groups, observed, without_own
-from alignlab.diagnostics._rotated import Pair, of_parameters, rotated, vectors
+from alignlab.diagnostics._rotated import Judged, of_parameters, rotated, vectors
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.descent import averaging_weights
 from alignlab.rules._base import Rule
@@ -63,7 +63,7 @@ class MomentumAveraging(SnapshotDiagnostic):
     and the network's own randomness are the same at all, so that the noise of sampling is *not*
     averaged. The rule's randomness :math:`\xi_k` is fresh at every state where the rule draws
     anew in every pass; feedback that is drawn once, as that of feedback alignment, stays. The
-    averaging length n along ``count`` is in states, so that it is n times the distance of these
+    averaging length n along ``length`` is in states, so that it is n times the distance of these
     in steps; 1 is no averaging. Earlier states bring their own buffers.
 
     How to read it: where the total rises with n, a rule is limited by variance, which momentum
@@ -73,6 +73,8 @@ class MomentumAveraging(SnapshotDiagnostic):
     ``momentum_cosine_present_true`` does, that of the true gradient's own average. The n at which
     it is largest is the averaging length that is worth its staleness. Chance level: averages
     turned at random among the output units of each layer.
+
+    It takes one more training step for every further earlier state.
 
     Undefined without an earlier state (``Probe(earlier=...)``, ``--earlier``); for averages longer
     than there are states; for rules that were read from a training or have learned what they
@@ -98,14 +100,14 @@ class MomentumAveraging(SnapshotDiagnostic):
         ... )
         >>> found = probe.measure(torch.randn(20, 4), torch.arange(20) % 3)
         >>> total = found["momentum_cosine_total"].squeeze()
-        >>> bool(total.sel(count=8) > total.sel(count=1))
+        >>> bool(total.sel(length=8) > total.sel(length=1))
         True
     """
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(
         Variable(
             name,
-            (*dims, "count"),
+            (*dims, "length"),
             text,
             source=_SOURCE,
             better="higher",
@@ -114,8 +116,8 @@ class MomentumAveraging(SnapshotDiagnostic):
         )
         for name, (dims, text) in _WORDS.items()
     )
-    cost: ClassVar[float] = 3.0
-    coords: ClassVar[Mapping[str, Sequence[float]]] = {"count": LENGTHS}
+    cost: ClassVar[float] = 3.4
+    coords: ClassVar[Mapping[str, Sequence[float]]] = {"length": LENGTHS}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the cosines of every rule along the averaging lengths."""
@@ -138,17 +140,15 @@ class MomentumAveraging(SnapshotDiagnostic):
         true, updates = _at_all(snapshot, rules)
         averages = _averages(true)
         present = {name: true[-1][name].expand_as(one) for name, one in averages.items()}
-        everything = _pairs(snapshot, averages, present, is_whole=True)
-        yield from _yielded(snapshot, "momentum_cosine_present_true", "", everything)
+        _, together = _compared(snapshot, averages, present, "")
+        yield from vectors("momentum_cosine_present_true", "", {"": together})
         for label, states in updates.items():
             own = _averages(states)
-            for name, gradients, is_whole in (
-                ("momentum_cosine", averages, False),
-                ("momentum_cosine_total", averages, True),
-                ("momentum_cosine_present", present, True),
-            ):
-                pairs = _pairs(snapshot, own, gradients, is_whole=is_whole)
-                yield from _yielded(snapshot, name, label, pairs)
+            found, together = _compared(snapshot, own, averages, label)
+            yield from vectors("momentum_cosine", label, found)
+            yield from vectors("momentum_cosine_total", label, {"": together})
+            _, together = _compared(snapshot, own, present, label)
+            yield from vectors("momentum_cosine_present", label, {"": together})
 
 
 def _unknown(rule: Rule) -> str:
@@ -192,18 +192,11 @@ def _averages(states: Sequence[Gradients]) -> dict[str, Tensor]:
     return result
 
 
-def _pairs(
-    snapshot: Snapshot, updates: Gradients, gradients: Gradients, *, is_whole: bool
-) -> dict[str, list[Pair]]:
-    """Return what is compared by layer, or all of it together under an empty name."""
+def _compared(
+    snapshot: Snapshot, updates: Gradients, gradients: Gradients, rule: str
+) -> tuple[dict[str, list[Judged]], list[Judged]]:
+    """Return cosines with their chance level by layer, and of all parameters together."""
     model, named = snapshot.capture.model, groups(snapshot.capture)
     pairs = {g: of_parameters(model, names, updates, gradients) for g, names in named.items()}
-    if is_whole:
-        return {"": [pair for each in pairs.values() for pair in each]}
-    return {group: each for group, each in pairs.items() if group != OTHERS}
-
-
-def _yielded(
-    snapshot: Snapshot, name: str, rule: str, pairs: Mapping[str, Sequence[Pair]]
-) -> Iterator[Reading]:
-    yield from vectors(name, rule, rotated(snapshot, pairs, stream=f"{name}, {rule}"))
+    found, together = rotated(snapshot, pairs, stream=f"momentum-averaging, {rule}")
+    return {group: each for group, each in found.items() if group != OTHERS}, together

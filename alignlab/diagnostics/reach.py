@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space
-from alignlab.diagnostics._gains import gains_of, local_gains
+from alignlab.diagnostics._local import gains_of, local_gains
 from alignlab.kernels.cosines import flat, wide
 from alignlab.kernels.regression import (
     explained_elsewhere,

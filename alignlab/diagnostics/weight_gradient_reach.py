@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space
-from alignlab.diagnostics._gains import local_gains
+from alignlab.diagnostics._local import local_gains
 from alignlab.diagnostics._together import fetched
 from alignlab.diagnostics._unit_gradients import by_unit, carried, gradients, mixing
 from alignlab.feedback import generator
