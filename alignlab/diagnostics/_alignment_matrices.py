@@ -1,4 +1,4 @@
-"""Alignment matrices on the error space, of weights and of their change, under any feedback."""
+r"""Weights against direct feedback, :math:`W_l` beside :math:`B_lB_{l-1}^\top`, made once for all."""
 
 from __future__ import annotations
 
@@ -9,107 +9,166 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from alignlab.diagnostics._feedback import Pair, direct_pairs
+from alignlab.diagnostics._feedback import Pair, direct_pairs, error_space
 from alignlab.diagnostics._together import together
-from alignlab.feedback import Feedback
+from alignlab.diagnostics._weights import weight_changes
 from alignlab.kernels.alignment_matrix import restricted
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import linear_part, operator_energy
+from alignlab.rules._base import DirectRule
 
 if TYPE_CHECKING:
-    from alignlab.snapshot import Snapshot
+    from alignlab.feedback import Feedback
+    from alignlab.snapshot import MeasuredRule, Snapshot
 
-__all__ = ["Fitted", "Readable", "fitted", "readable", "spectra"]
+__all__ = ["CHANGE", "WEIGHTS", "Fits", "Fitted", "direct_fits", "spectra"]
 
+WEIGHTS, CHANGE = "weights", "change"
+"""What is read through feedback: the weights, or what they have gained since the start."""
+
+_FEW_ERRORS = 64
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
-class Readable:
-    """Weights of a layer that can be read through feedback.
+class Fitted:
+    r"""What the weights of one layer are under one draw of feedback.
 
     Attributes:
-        module: The layer's module.
-        weight: W, or its change, float64.
-        energy: Squared norm of the layer's unrolled matrix, scalar.
+        matrix: :math:`A = B_l^+W_l(B_{l-1}^+)^\top` on the error space, ``(r, r)``, float64.
+        explained: Share of the weights' energy that the whole of A explains, scalar.
+        cosine: Cosine of the weights with :math:`B_lB_{l-1}^\top`, scalar.
     """
+
+    matrix: Tensor
+    explained: Tensor
+    cosine: Tensor
+
+
+Drawn = Mapping[str, Mapping[str, Fitted]]
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Weights, and their change where it is known, under a rule's feedback and its redraws.
+
+    Attributes:
+        observed: By ``WEIGHTS`` or ``CHANGE``, and by layer.
+        draws: The same under each redraw.
+    """
+
+    observed: Drawn
+    draws: Sequence[Drawn]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Weights of a layer and the squared norm of its unrolled matrix."""
 
     module: nn.Module
     weight: Tensor
     energy: Tensor
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """Alignment matrices of one layer under one draw of feedback.
+def direct_fits(snapshot: Snapshot) -> dict[str, Fits]:
+    """Return what weights are under direct feedback, by label of the rule.
 
-    Attributes:
-        matrix: On the error space, shape ``(r, r)``, float64.
-        explained: Share of the weights' energy that the whole matrix explains, scalar.
+    There are 64 redraws, and 32 for more than 64 errors. Their products with weights are as
+    precise as the errors of the network, the observed ones float64.
     """
+    sets = {WEIGHTS: snapshot.capture.module_weights()}
+    changes = weight_changes(snapshot)
+    if changes:
+        sets[CHANGE] = changes
+    most = 64 if snapshot.capture.n_errors <= _FEW_ERRORS else 32
+    return {
+        measured.label: _of_rule(snapshot, measured, sets, most)
+        for measured in snapshot.rules
+        if isinstance(measured.rule, DirectRule)
+    }
 
-    matrix: Tensor
-    explained: Tensor
+
+def _of_rule(
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    sets: Mapping[str, Mapping[str, Tensor]],
+    most: int,
+) -> Fits:
+    basis = error_space(snapshot.exact_error)
+    held = {name: _held(snapshot, measured.feedback, each) for name, each in sets.items()}
+    low = torch.promote_types(snapshot.error.dtype, torch.float32)
+    return Fits(
+        _fitted(snapshot, measured.feedback, held, basis=basis, dtype=torch.float64),
+        [
+            _fitted(snapshot, each.feedback, held, basis=basis, dtype=low)
+            for each in snapshot.redrawn(measured, min(snapshot.draws, most))
+        ],
+    )
 
 
-def readable(
+def _held(
     snapshot: Snapshot, feedback: Mapping[str, Feedback], weights: Mapping[str, Tensor]
-) -> dict[str, Readable]:
+) -> dict[str, _Held]:
     """Return the weights between two feedback matrices, by layer."""
     found = {}
     for pair in direct_pairs(snapshot, feedback):
-        module, weight = snapshot.capture.module_of(pair.layer), weights[pair.layer.module]
-        energy = operator_energy(module, wide(weight), pair.below.shape[1:])
-        found[pair.layer.name] = Readable(module, wide(weight), energy)
+        module, weight = snapshot.capture.module_of(pair.layer), wide(weights[pair.layer.module])
+        energy = operator_energy(module, weight, pair.below.shape[1:])
+        found[pair.layer.name] = _Held(module, weight, energy)
     return found
 
 
-def fitted(
+def _fitted(
     snapshot: Snapshot,
     feedback: Mapping[str, Feedback],
-    weights: Sequence[Mapping[str, Readable]],
+    held: Mapping[str, Mapping[str, _Held]],
     *,
     basis: Tensor,
-) -> list[dict[str, Fitted]]:
-    r"""Return :math:`A = B_l^+W_l(B_{l-1}^+)^\top` by layer, for every set of weights.
-
-    Args:
-        snapshot: The probing.
-        feedback: Feedback of the layers.
-        weights: Sets of weights by layer; feedback is inverted once for all of them.
-        basis: Directions of the errors, shape ``(n_errors, r)``.
-    """
-    result: list[dict[str, Fitted]] = [{} for _ in weights]
+    dtype: torch.dtype,
+) -> Drawn:
+    result: dict[str, dict[str, Fitted]] = {name: {} for name in held}
     for pair in direct_pairs(snapshot, feedback):
-        fit = _Fit(pair, basis)
-        for place, each in zip(result, weights, strict=True):
-            place[pair.layer.name] = fit(each[pair.layer.name])
+        fit = _Fit(pair, basis, dtype)
+        for name, weights in held.items():
+            result[name][pair.layer.name] = fit(weights[pair.layer.name])
     return result
 
 
 class _Fit:
-    """Least squares W = B_l A B_{l-1}^T between two feedback matrices."""
+    """Least squares W = B_l A B_{l-1}^T between two feedback matrices, by their Gram matrices."""
 
-    def __init__(self, pair: Pair, basis: Tensor) -> None:
-        self._pair = pair
+    def __init__(self, pair: Pair, basis: Tensor, dtype: torch.dtype) -> None:
         self._n = pair.below.shape[0]
         self._basis = basis
-        self._below = wide(pair.below).to(basis.device).reshape(self._n, -1)
-        self._inverse_below = torch.linalg.pinv(self._below.T)
-        if pair.above is None:
-            self._above = torch.eye(self._n, dtype=torch.float64, device=basis.device)
-        else:
-            self._above = wide(pair.above).to(basis.device).reshape(self._n, -1)
-        self._inverse_above = torch.linalg.pinv(self._above.T)
+        self._inputs = pair.below.to(basis.device, dtype)
+        self._below = _gram(self._inputs)
+        self._inverse_below = _inverse(self._below)
+        self._outputs = None if pair.above is None else pair.above.to(basis.device, dtype)
+        whole = torch.eye(self._n, dtype=torch.float64, device=basis.device)
+        self._above = whole if self._outputs is None else _gram(self._outputs)
+        self._inverse_above = _inverse(self._above)
+        self._energy = (self._above * self._below).sum().clamp_min(0.0)
 
-    def __call__(self, held: Readable) -> Fitted:
-        """Return A of some weights, and what B_l A B_{l-1}^T explains of them."""
-        columns = self._inverse_below.reshape(self._n, *self._pair.below.shape[1:])
-        images = linear_part(held.module, columns, held.weight).reshape(self._n, -1)
-        matrix = self._inverse_above @ images.T
-        above, below = self._above, self._below
-        energy = ((above @ above.T) @ matrix @ (below @ below.T) * matrix).sum()
-        return Fitted(restricted(matrix, self._basis), energy / held.energy)
+    def __call__(self, held: _Held) -> Fitted:
+        """Return A of some weights, what it explains of them, and their cosine."""
+        weight = held.weight.to(self._inputs)
+        images = linear_part(held.module, self._inputs, weight).reshape(self._n, -1)
+        inside = images.T if self._outputs is None else self._outputs.flatten(1) @ images.T
+        inside = wide(inside)
+        matrix = self._inverse_above @ inside @ self._inverse_below
+        explained = (self._above @ matrix @ self._below * matrix).sum() / held.energy
+        cosine = torch.trace(inside) / self._energy.sqrt() / held.energy.sqrt()
+        return Fitted(restricted(matrix, self._basis), explained, cosine.clamp(-1.0, 1.0))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    flat = rows.flatten(1)
+    return wide(flat @ flat.T)
+
+
+def _inverse(gram: Tensor) -> Tensor:
+    """Return the pseudo-inverse of B^T B, without directions in which B is below 1e-5."""
+    return torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
 
 
 def spectra(matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -33,8 +33,11 @@ LARGEST_ROTATION = 128
 _LARGEST_PRODUCT = 2**24
 """Entries of a product of two signals above which only Gram matrices of the samples are formed."""
 
-WHOLE = ""
-"""Stands in the place of a layer for all of them together."""
+WHOLE = "(all)"
+"""Stands in the place of a layer for all of them together.
+
+No layer has this name; that of a model which is one layer by itself is empty.
+"""
 
 Compared = dict[Key, Comparison]
 Draws = dict[str, list[Compared]]
@@ -243,7 +246,7 @@ def _placed(
         for (layer_name, (value, chance, undefined)), status in zip(
             rows.items(), statuses, strict=True
         ):
-            place_of = (measured.label, layer_name, site)
+            place_of = (measured.label, "" if layer_name == WHOLE else layer_name, site)
             yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
     for output in snapshot.capture.layout.outputs if measured.rule.has_exact_output else ():
         yield from _exact(output.name, measured, found)

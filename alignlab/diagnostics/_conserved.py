@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -187,31 +187,30 @@ def _feedback_defect(
     return torch.maximum(gated, lost.to(gated))
 
 
-def feedback_between(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, Tensor]:
+def feedback_between(
+    snapshot: Snapshot, measured: MeasuredRule, layers: Sequence[Layer]
+) -> dict[str, Tensor]:
     r"""Return :math:`R^\top` by lower layer, in the shape of the weight above.
 
     With direct feedback it is :math:`(B_lB_{l+1}^+)^\top`, below the output layer
     :math:`B_{L-1}^\top`.
+
+    Args:
+        snapshot: The probing.
+        measured: The rule.
+        layers: Layers of which a law holds.
     """
     by_name = {layer.name: layer for layer in snapshot.layers}
     if isinstance(measured.rule, ReplacedWeightRule):
         backward = measured.backward_weights
-        return {
-            layer.name: backward[by_name[layer.consumer].module]
-            for layer in snapshot.hidden
-            if by_name[layer.consumer].module in backward
-        }
+        return {layer.name: backward[by_name[layer.consumer].module] for layer in layers}
     held = matrices_at_entries(snapshot, measured.feedback)
     found = {}
-    for layer in snapshot.hidden:
-        consumer = by_name[layer.consumer]
-        if layer.name not in held:
-            continue
+    for layer in layers:
         below = wide(held[layer.name]).flatten(1)
-        if consumer.is_output:
-            found[layer.name] = below
-        elif consumer.name in held:
-            found[layer.name] = torch.linalg.pinv(wide(held[consumer.name]).flatten(1)) @ below
+        if not by_name[layer.consumer].is_output:
+            below = torch.linalg.pinv(wide(held[layer.consumer]).flatten(1)) @ below
+        found[layer.name] = below
     return found
 
 

@@ -103,7 +103,8 @@ class _Slope:
 
     def __call__(self, vector: Tensor, *, reach: float = 1.0) -> Tensor:
         moved = self._field(reach * self._length * vector)
-        return (self._here - moved) / (reach * self._length)
+        result: Tensor = (self._here - moved) / (reach * self._length)
+        return result
 
     def changes(self, *, seed: int) -> tuple[float, float]:
         """Return by how much a product changes, over its norm, with a longer displacement.

@@ -19,15 +19,7 @@ from alignlab.diagnostics._redraws import (
     with_redraws,
 )
 from alignlab.diagnostics._together import fetched, together
-from alignlab.feedback import (
-    Factored,
-    Feedback,
-    Positional,
-    Seeded,
-    back_project,
-    inner_products,
-    squared_norms,
-)
+from alignlab.feedback import Factored, Feedback, Positional, Seeded, back_project
 from alignlab.kernels.alignment_matrix import restricted, symmetric_minimum
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.output_sketch import chance_factor, sketched_cosine
@@ -39,7 +31,8 @@ __all__ = ["MEAN", "PER_SAMPLE", "frobenius_norm", "from_rows", "from_sketch"]
 MEAN = "cosine_feedback_jacobian"
 PER_SAMPLE = f"{MEAN}_per_sample"
 
-_MOST_DRAWS = 100
+_MATRIX = "matrix"
+_MOST_DRAWS = 64
 
 
 def from_rows(
@@ -54,36 +47,60 @@ def from_rows(
     """
     if not isinstance(measured.rule, DirectRule):
         return
-    observed = _cosines(snapshot, measured, at)
-    redrawn = list(snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS)))
-    draws = [_cosines(snapshot, each, at) for each in redrawn]
+    basis = error_space(snapshot.exact_error)
+    means = {layer: (wide(each.mean), wide(each.unit_mean)) for layer, each in at.items()}
+    observed = _products(snapshot, measured, means, basis)
+    draws = [
+        _products(snapshot, each, means, basis)
+        for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
+    ]
     is_plain = has_independent_entries(measured)
-    for name, values in observed.items():
-        closed = {layer: _first_order(at[layer], name) for layer in values if is_plain}
+    for name in (MEAN, PER_SAMPLE):
+        closed = {layer: _first_order(at[layer], name) for layer in observed if is_plain}
         yield from with_redraws(
-            name, measured, values, [draw[name] for draw in draws], closed=closed
+            *(name, measured, _part(observed, name), [_part(draw, name) for draw in draws]),
+            kind=snapshot.chance_kind(measured),
+            closed=closed,
         )
-    for layer, minima in _symmetric_minima(snapshot, [measured, *redrawn], at).items():
+    for layer in observed:
+        if not measured.is_drawn:
+            yield Reading(f"{MEAN}_standard_error", 0.0, measured.label, layer)
+    if not basis.shape[1]:
+        return
+    stacks = {
+        layer: (torch.stack([each[layer][_MATRIX] for each in (observed, *draws)]),)
+        for layer in observed
+    }
+    for layer, minima in together(symmetric_minimum, stacks).items():
         place = measured.label, layer
         yield Reading("jacobian_feedback_symmetric_min_chance", minima[1:].median(), *place)
         if not measured.is_drawn:
             yield Reading("jacobian_feedback_symmetric_min", minima[0], *place)
-            yield Reading(f"{MEAN}_standard_error", 0.0, *place)
 
 
-def _cosines(
-    snapshot: Snapshot, measured: MeasuredRule, at: Mapping[str, AtEntry]
+def _part(found: Mapping[str, Mapping[str, Tensor]], name: str) -> dict[str, Tensor]:
+    return {layer: each[name] for layer, each in found.items()}
+
+
+def _products(
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    means: Mapping[str, tuple[Tensor, Tensor]],
+    basis: Tensor,
 ) -> dict[str, dict[str, Tensor]]:
-    """Return both cosines by variable and layer."""
-    found: dict[str, dict[str, Tensor]] = {MEAN: {}, PER_SAMPLE: {}}
+    """Return by layer both cosines, and Jacobian times feedback on the error space."""
+    found = {}
     for layer, feedback in at_entries(snapshot, measured.feedback).items():
-        mean, unit = wide(at[layer].mean), wide(at[layer].unit_mean)
-        units = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
-        norm = squared_norms(units, feedback).sum().sqrt()
-        of_mean = inner_products(mean, units, feedback).sum() / norm / mean.norm()
-        of_samples = inner_products(unit, units, feedback).sum() / norm
-        found[MEAN][layer] = of_mean.clamp(-1.0, 1.0)
-        found[PER_SAMPLE][layer] = of_samples.clamp(-1.0, 1.0)
+        mean, unit = means[layer]
+        norm = frobenius_norm(feedback).to(mean)
+        matrix = back_project(mean, feedback)
+        of_mean = torch.trace(matrix) / norm / mean.norm()
+        of_samples = torch.trace(back_project(unit, feedback)) / norm
+        found[layer] = {
+            MEAN: of_mean.clamp(-1.0, 1.0),
+            PER_SAMPLE: of_samples.clamp(-1.0, 1.0),
+            _MATRIX: restricted(matrix, basis.to(matrix.device)),
+        }
     return found
 
 
@@ -93,21 +110,6 @@ def _first_order(at: AtEntry, name: str) -> tuple[Tensor, float]:
     unit = wide(at.unit_mean)
     norm = unit.norm() if name == PER_SAMPLE else torch.ones_like(unit[0, 0])
     return norm / size**0.5, (2.0 / size) ** 0.5
-
-
-def _symmetric_minima(
-    snapshot: Snapshot, rules: Sequence[MeasuredRule], at: Mapping[str, AtEntry]
-) -> dict[str, Tensor]:
-    """Return the smallest eigenvalue of the symmetric part under each rule, by layer."""
-    basis = error_space(snapshot.exact_error)
-    if not basis.shape[1]:
-        return {}
-    products: dict[str, list[Tensor]] = {}
-    for each in rules:
-        for layer, feedback in at_entries(snapshot, each.feedback).items():
-            matrix = back_project(wide(at[layer].mean), feedback)
-            products.setdefault(layer, []).append(restricted(matrix, basis.to(matrix.device)))
-    return together(symmetric_minimum, {name: (torch.stack(p),) for name, p in products.items()})
 
 
 def from_sketch(snapshot: Snapshot, measured: MeasuredRule, found: Sketched) -> Iterator[Reading]:

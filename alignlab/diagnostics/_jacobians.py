@@ -48,7 +48,8 @@ class AtEntry:
         mean: Mean of :math:`J_i` over samples, shape ``(C, n)``.
         unit_mean: Mean of :math:`J_i/\|J_i\|_F`, shape ``(C, n)``, without samples of which the
             Jacobian is zero.
-        gauss_newton: :math:`J_i^+e_i`, shape ``(m, n)``; zero where it has no direction.
+        gauss_newton: :math:`J_i^+e_i` as unit vectors, float64, shape ``(m, n)``; zero where it
+            has no direction.
         products: By label of the rule, and ``TRUE``: :math:`J_is_i` of the signals at the entry,
             float64, shape ``(m, C)``.
         energies: :math:`\|s_i\|^2`, likewise, shape ``(m,)``.
@@ -211,5 +212,4 @@ def _pulled_back(rows: Tensor, inverted: Tensor, error: Tensor) -> Tensor:
         [torch.einsum("mc,mcn->mn", coordinates[part], wide(rows[part])) for part in _chunks(rows)]
     )
     norms = found.norm(dim=1, keepdim=True)
-    unit = torch.where(torch.isfinite(norms) & (norms > 0), found / norms, 0.0)
-    return unit.to(rows.dtype)
+    return torch.where(torch.isfinite(norms) & (norms > 0), found / norms, 0.0)

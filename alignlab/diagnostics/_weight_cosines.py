@@ -7,85 +7,45 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from alignlab.diagnostics._alignment_matrices import Fitted, direct_fits
 from alignlab.diagnostics._base import Reading
 from alignlab.diagnostics._feedback import direct_pairs, matrices_at_entries
 from alignlab.diagnostics._redraws import judged, normal_chance, with_redraws
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.convolution import structured_share
 from alignlab.kernels.cosines import cosine, wide
-from alignlab.kernels.layers import linear_part, operator_energy
 from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, Snapshot
 
-__all__ = [
-    "attainable",
-    "direct_cosines",
-    "of_direct",
-    "of_paths",
-    "of_replaced",
-]
+__all__ = ["attainable", "of_direct", "of_paths", "of_replaced"]
 
-_MOST_DRAWS = 200
+_MOST_DRAWS = 64
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def direct_cosines(
-    snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    r"""Return D2: :math:`\cos(W_l, B_lB_{l-1}^\top)`, the output layer against B_{l-1}^T."""
-    return _direct(snapshot, measured, weights, _energies(snapshot, measured, weights))
-
-
-def _energies(
-    snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the squared norms of the layers' unrolled matrices."""
-    return {
-        pair.layer.name: operator_energy(
-            snapshot.capture.module_of(pair.layer),
-            wide(weights[pair.layer.module]),
-            pair.below.shape[1:],
-        )
-        for pair in direct_pairs(snapshot, measured.feedback)
-    }
-
-
-def _direct(
-    snapshot: Snapshot,
-    measured: MeasuredRule,
-    weights: Mapping[str, Tensor],
-    energies: Mapping[str, Tensor],
-) -> dict[str, Tensor]:
-    result = {}
-    for pair in direct_pairs(snapshot, measured.feedback):
-        module = snapshot.capture.module_of(pair.layer)
-        weight = wide(weights[pair.layer.module])
-        images = linear_part(module, wide(pair.below).to(weight), weight)
-        images = images.reshape(pair.below.shape[0], -1)
-        inside = wide(pair.below).to(images).reshape(pair.below.shape[0], -1)
-        if pair.above is None:
-            product, energy = torch.diagonal(images).sum(), inside.square().sum()
-        else:
-            above = wide(pair.above).to(images).reshape(pair.above.shape[0], -1)
-            product = (above * images).sum()
-            energy = ((above @ above.T) * (inside @ inside.T)).sum()
-        value = product / energy.sqrt() / energies[pair.layer.name].sqrt()
-        result[pair.layer.name] = value.clamp(-1.0, 1.0)
-    return result
-
-
 def of_direct(
-    name: str, snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
+    snapshot: Snapshot, measured: MeasuredRule, names: Mapping[str, str]
 ) -> Iterator[Reading]:
-    """Yield D2 of a direct rule with redraws of its feedback."""
-    energies = _energies(snapshot, measured, weights)
-    observed = _direct(snapshot, measured, weights, energies)
-    draws = [
-        _direct(snapshot, each, weights, energies)
-        for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
-    ]
-    kind = snapshot.chance_kind(measured)
-    yield from with_redraws(name, measured, observed, draws, kind=kind)
+    r"""Yield D2 of a direct rule: :math:`\cos(W_l, B_lB_{l-1}^\top)`, with redraws.
+
+    Args:
+        snapshot: The probing.
+        measured: The rule.
+        names: Variables by what is compared, ``WEIGHTS`` or ``CHANGE``.
+    """
+    fits, kind = snapshot.shared(direct_fits)[measured.label], snapshot.chance_kind(measured)
+    caps = {} if measured.is_drawn else attainable(snapshot, measured)
+    for which, name in names.items():
+        observed = _cosines(fits.observed[which])
+        draws = [_cosines(draw[which]) for draw in fits.draws]
+        yield from with_redraws(name, measured, observed, draws, kind=kind)
+        for layer, cap in caps.items():
+            share = (observed[layer] / cap.to(observed[layer])).clamp(-1.0, 1.0)
+            yield Reading(f"{name}_attained", share, measured.label, layer)
+
+
+def _cosines(found: Mapping[str, Fitted]) -> dict[str, Tensor]:
+    return {layer: each.cosine for layer, each in found.items()}
 
 
 def attainable(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, Tensor]:
@@ -111,7 +71,7 @@ def of_paths(
         products: Those of the forward weights by layer, ``(n_errors, entry_width)``.
     """
 
-    def cosines(each: MeasuredRule) -> dict[str, Tensor]:
+    def along(each: MeasuredRule) -> dict[str, Tensor]:
         held = matrices_at_entries(snapshot, each.feedback)
         return {
             layer: cosine(product.flatten(), held[layer].to(product.device).reshape(-1))
@@ -119,9 +79,9 @@ def of_paths(
             if layer in held
         }
 
-    draws = [cosines(each) for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))]
+    draws = [along(each) for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))]
     kind = snapshot.chance_kind(measured)
-    yield from with_redraws(name, measured, cosines(measured), draws, kind=kind)
+    yield from with_redraws(name, measured, along(measured), draws, kind=kind)
 
 
 def of_replaced(

@@ -8,12 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._alignment_matrices import Fitted, fitted, readable, spectra
+from alignlab.diagnostics._alignment_matrices import (
+    CHANGE,
+    WEIGHTS,
+    Fits,
+    Fitted,
+    direct_fits,
+    spectra,
+)
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space, unpaired
 from alignlab.diagnostics._redraws import with_redraws
 from alignlab.diagnostics._together import together
-from alignlab.diagnostics._weights import UNKNOWN_START, weight_changes
+from alignlab.diagnostics._weights import UNKNOWN_START
 from alignlab.kernels.alignment_matrix import (
     condition_number,
     cosine_with_identity,
@@ -25,12 +32,12 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["AlignmentMatrix"]
 
 _DIMS = ("rule", "layer")
-_OF = {"alignment_matrix": "weights", "alignment_matrix_change": "change of the weights"}
+_PREFIX = {WEIGHTS: "alignment_matrix", CHANGE: "alignment_matrix_change"}
+_OF = {_PREFIX[WEIGHTS]: "weights", _PREFIX[CHANGE]: "change of the weights"}
 _SOURCE = (
     "reconstruction after Refinetti et al. 2021; of the {}, and restricted to the error space: "
     "our derivation"
 )
-_MOST_DRAWS = 200
 
 
 def _variables(prefix: str, of: str) -> Iterator[Variable]:
@@ -131,11 +138,10 @@ class AlignmentMatrix(SnapshotDiagnostic):
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the matrices of every direct rule; for drawn feedback, only those by chance."""
-        changes = weight_changes(snapshot)
-        if not changes:
+        if snapshot.initial is None:
             yield NotDefined(f"nothing is said of the change of weights: {UNKNOWN_START}")
-        basis = error_space(snapshot.exact_error)
-        if not basis.shape[1]:
+        rank = error_space(snapshot.exact_error).shape[1]
+        if not rank:
             yield NotDefined("all errors of the batch are zero")
             return
         for measured in snapshot.rules:
@@ -144,30 +150,19 @@ class AlignmentMatrix(SnapshotDiagnostic):
                 continue
             for layer, because in unpaired(snapshot, measured.feedback).items():
                 yield NotDefined(because, measured.label, layer)
-            yield from _of_rule(snapshot, measured, changes, basis)
+            fits = snapshot.shared(direct_fits)[measured.label]
+            for layer in fits.observed[WEIGHTS]:
+                yield Reading("alignment_matrix_rank", float(rank), measured.label, layer)
+            yield from _of_rule(fits, measured, kind=snapshot.chance_kind(measured))
 
 
-def _of_rule(
-    snapshot: Snapshot, measured: MeasuredRule, changes: Mapping[str, Tensor], basis: Tensor
-) -> Iterator[Reading | NotDefined]:
-    weights = {"alignment_matrix": snapshot.capture.module_weights()}
-    if changes:
-        weights["alignment_matrix_change"] = changes
-    sets = [readable(snapshot, measured.feedback, each) for each in weights.values()]
-    observed = fitted(snapshot, measured.feedback, sets, basis=basis)
-    draws = [
-        fitted(snapshot, each.feedback, sets, basis=basis)
-        for each in snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
-    ]
-    for layer in sets[0]:
-        yield Reading("alignment_matrix_rank", float(basis.shape[1]), measured.label, layer)
-    kind = snapshot.chance_kind(measured)
-    for number, prefix in enumerate(weights):
-        drawn = [draw[number] for draw in draws]
-        cosines = [_cosines(each) for each in (observed[number], *drawn)]
+def _of_rule(fits: Fits, measured: MeasuredRule, *, kind: str) -> Iterator[Reading]:
+    for which, found in fits.observed.items():
+        prefix, drawn = _PREFIX[which], [draw[which] for draw in fits.draws]
+        cosines = [_cosines(each) for each in (found, *drawn)]
         name = f"{prefix}_cosine_identity"
         yield from with_redraws(name, measured, cosines[0], cosines[1:], kind=kind)
-        for layer, reading in _numbers(observed[number], drawn, is_drawn=measured.is_drawn):
+        for layer, reading in _numbers(found, drawn, is_drawn=measured.is_drawn):
             yield Reading(prefix + reading.name, reading.value, measured.label, layer)
 
 

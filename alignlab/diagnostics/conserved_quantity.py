@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -24,12 +25,15 @@ from alignlab.diagnostics._weights import UNKNOWN_START, initial_weights
 from alignlab.kernels.alignment_matrix import restricted, symmetric_minimum
 from alignlab.kernels.conservation import drift, drift_of_change
 from alignlab.rules._base import DirectRule, ReplacedWeightRule
+from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["ConservedQuantity"]
 
 _DIMS = ("rule", "layer")
 _DRAWS = 32
+
+Terms = tuple[Tensor, Tensor]
 
 
 class ConservedQuantity(SnapshotDiagnostic):
@@ -169,27 +173,33 @@ def _states(snapshot: Snapshot) -> tuple[State, State]:
 def _drifts(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading | NotDefined]:
     now, then = _states(snapshot)
     found = laws(snapshot, measured)
-    own = feedback_between(snapshot, measured)
-    redrawn = [
-        feedback_between(snapshot, each)
-        for each in snapshot.redrawn(measured, min(snapshot.draws, _DRAWS))
-    ]
+    lawful = []
     for layer in snapshot.hidden:
-        law, place = found[layer.name], (measured.label, layer.name)
-        if law not in {MATRIX, UNITS}:
-            yield NotDefined(law, *place)
-            continue
+        if found[layer.name] in {MATRIX, UNITS}:
+            lawful.append(layer)
+            yield Reading("conserved_quantity_law", found[layer.name], measured.label, layer.name)
+        else:
+            yield NotDefined(found[layer.name], measured.label, layer.name)
 
-        def both(feedback: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-            parts = [terms(snapshot, layer, law, state, feedback) for state in (now, then)]  # noqa: B023
-            return parts[0], parts[1]
+    def both(layer: Layer, feedback: Mapping[str, Tensor]) -> tuple[Terms, Terms]:
+        law, held = found[layer.name], feedback[layer.name]
+        return (
+            terms(snapshot, layer, law, now, held),
+            terms(snapshot, layer, law, then, held),
+        )
 
-        drawn = [drift_of_change(*both(each[layer.name])) for each in redrawn]
-        pair = both(own[layer.name])
-        yield Reading("conserved_quantity_law", law, *place)
+    own = feedback_between(snapshot, measured, lawful)
+    drawn: dict[str, list[Tensor]] = {layer.name: [] for layer in lawful}
+    for each in snapshot.redrawn(measured, min(snapshot.draws, _DRAWS) if lawful else 0):
+        feedback = feedback_between(snapshot, each, lawful)
+        for layer in lawful:
+            drawn[layer.name].append(drift_of_change(*both(layer, feedback)))
+    for layer in lawful:
+        pair, place = both(layer, own), (measured.label, layer.name)
         yield Reading("conserved_quantity_drift", drift(*pair), *place)
         yield Reading("conserved_quantity_drift_of_change", drift_of_change(*pair), *place)
-        yield Reading("conserved_quantity_drift_chance", torch.stack(drawn).median(), *place)
+        chance = torch.stack(drawn[layer.name]).median()
+        yield Reading("conserved_quantity_drift_chance", chance, *place)
 
 
 def _dominance(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading | NotDefined]:
@@ -198,8 +208,8 @@ def _dominance(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading |
         return
     forward = paths(snapshot, snapshot.capture.module_weights())
     has_draws = snapshot.chance_kind(measured) != "output_rotation"
-    redrawn = list(snapshot.redrawn(measured, min(snapshot.draws, _DRAWS) if has_draws else 0))
-    rows = _products(snapshot, forward, [measured, *redrawn], basis)
+    redrawn = snapshot.redrawn(measured, min(snapshot.draws, _DRAWS) if has_draws else 0)
+    rows = _products(snapshot, forward, chain([measured], redrawn), basis)
     for name, minima in together(symmetric_minimum, rows).items():
         place = measured.label, name
         if has_draws:
@@ -215,7 +225,7 @@ def _dominance(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading |
 def _products(
     snapshot: Snapshot,
     forward: Mapping[str, Tensor],
-    rules: Sequence[MeasuredRule],
+    rules: Iterable[MeasuredRule],
     basis: Tensor,
 ) -> dict[str, tuple[Tensor]]:
     """Return forward times feedback path on the error space under each rule, by layer."""

@@ -21,7 +21,7 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["FeedbackReadout"]
 
 _DIMS = ("rule", "layer")
-_MOST_DRAWS = 100
+_MOST_DRAWS = 64
 _BEYOND = {
     "chance": "median over redraws of the feedback",
     "low": "lower edge of the central 95% of redraws",

@@ -88,7 +88,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
         ),
     )
     cost: ClassVar[float] = 5.0
-    max_draws: ClassVar[int] = 100
+    max_draws: ClassVar[int] = 50
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosine at the entry."""
@@ -104,7 +104,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
         at = found.at.get(true.layer.name)
         if at is None or true.entry is None or _KEY not in energies:
             return {}
-        unit = wide(at.gauss_newton)
+        unit = at.gauss_newton
         per_sample = energies[_KEY].to(unit.device)
         defined = (unit != 0).any(1) & (per_sample > 0)
         weights = torch.where(defined, per_sample.rsqrt(), 0.0) / defined.sum()
@@ -129,7 +129,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
 
 
 def _compared(unit: Tensor, signal: Tensor) -> Comparison:
-    rows, unit = wide(flat(signal)), wide(unit)
+    rows = wide(flat(signal))
     energies = torch.einsum("mn,mn->m", rows, rows)
     cosines = (torch.einsum("mn,mn->m", unit, rows) / energies.sqrt()).clamp(-1.0, 1.0)
     defined = torch.isfinite(cosines) & (unit != 0).any(1)

@@ -115,7 +115,7 @@ class Modes(SnapshotDiagnostic):
             "output x input per unit of step size",
         ),
     )
-    cost: ClassVar[float] = 6.0
+    cost: ClassVar[float] = 5.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield modes, what is learned of them, and the rates of every rule."""

@@ -14,6 +14,7 @@ from alignlab.diagnostics._descent import (
     OTHERS,
     exact_start,
     groups,
+    loss_at,
     moved,
     products,
     step_length,
@@ -120,7 +121,7 @@ class RealStep(SnapshotDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 7.0
+    cost: ClassVar[float] = 8.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield what is known of the real steps among the rules."""
@@ -166,9 +167,7 @@ def _lengths(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     short = step_length(snapshot, found[""].size) / own.size
     share = min(1.0, short) if short > 0 else 1.0
     losses = [
-        snapshot.capture.evaluate(
-            moved(snapshot, update, whole(snapshot, step)), precision=begun.precision
-        )
+        loss_at(snapshot, begun, moved(snapshot, update, whole(snapshot, step)))
         for step in (1.0, share, -share)
     ]
     after, ahead, behind = fetched(losses)

@@ -24,70 +24,59 @@ _RATE = "1 / (learning rate x step)"
 _SOURCE = "Chu & Bacho 2024, arXiv 2306.02325 (that alignment is a stability criterion); ours"
 
 
-def _declared() -> tuple[Variable, ...]:
+_BOTH = ("rule", "component")
+
+
+def _of_weights() -> Iterator[Variable]:
     grows = "Growth rate of deviations of the weights on these samples"
+    yield Variable("growth_rate", _BOTH, grows, _RATE, _SOURCE, "lower")
+    yield Variable("growth_rotation", _BOTH, f"{grows}: angular frequency", _RATE)
+    yield Variable("growth_residual", _BOTH, f"{grows}: residual", _RATE, valid=(0.0, None))
+    for name, text in (("highest", "to here"), ("lowest", "from here")):
+        long_name = f"Numerical range of the update Jacobian reaches at least {text}"
+        yield Variable(f"growth_range_{name}", ("rule",), long_name, _RATE)
+    yield Variable(
+        "stable_step_at_most",
+        ("rule",),
+        "Step size above which one of the eigenvalues found grows",
+        "learning rate",
+        better="higher",
+        valid=(0.0, None),
+    )
+    yield Variable(
+        "growth_vectors", ("rule",), "Vectors of the Krylov space", "count", valid=(1.0, None)
+    )
+    for name, text in (
+        ("growth_error", "a displacement four times as long"),
+        ("growth_nonlinearity", "one of a thousandth of the weights"),
+    ):
+        long_name = f"Relative change of the update's slope with {text}"
+        yield Variable(name, ("rule",), long_name, valid=(0.0, None))
+
+
+def _of_outputs() -> Iterator[Variable]:
     decay = "Decay rate of small errors of the outputs on these samples"
     now = "Decay rate of the errors of the outputs on these samples at this moment"
-    both = ("rule", "component")
-    return (
-        Variable("growth_rate", both, grows, _RATE, _SOURCE, "lower"),
-        Variable("growth_rotation", both, f"{grows}: angular frequency", _RATE),
-        Variable("growth_residual", both, f"{grows}: residual", _RATE, valid=(0.0, None)),
-        Variable(
-            "growth_range_highest", ("rule",), "Numerical range reaches at least to here", _RATE
-        ),
-        Variable(
-            "growth_range_lowest", ("rule",), "Numerical range reaches at least from here", _RATE
-        ),
-        Variable(
-            "stable_step_at_most",
-            ("rule",),
-            "Step size above which one of the eigenvalues found grows",
-            "learning rate",
-            better="higher",
-            valid=(0.0, None),
-        ),
-        Variable(
-            "growth_vectors", ("rule",), "Vectors of the Krylov space", "count", valid=(1.0, None)
-        ),
-        Variable(
-            "growth_error",
-            ("rule",),
-            "Relative change of the update's slope with a displacement four times as long",
-            better="lower",
-            valid=(0.0, None),
-        ),
-        Variable(
-            "growth_nonlinearity",
-            ("rule",),
-            "Relative change of the update's slope with one of a thousandth of the weights",
-            valid=(0.0, None),
-        ),
-        Variable("error_decay", both, f"{decay}, at interpolation", _RATE, _SOURCE, "higher"),
-        Variable(
-            "error_decay_symmetric",
-            ("rule",),
-            f"{decay}: the least that any error has at once",
-            _RATE,
-            better="higher",
-        ),
-        Variable(
-            "error_decay_part", ("rule", "layer"), f"{decay}: what the layer adds to it", _RATE
-        ),
-        Variable("error_decay_instantaneous", both, now, _RATE, better="higher"),
-        Variable(
-            "error_decay_instantaneous_part",
-            ("rule", "layer"),
-            f"{now}: what the layer adds to it",
-            _RATE,
-        ),
-        Variable(
-            "interpolation_distance",
-            (),
-            "Root mean square of output minus target over the spread of the outputs",
-            better="lower",
-            valid=(0.0, None),
-        ),
+    for name, text, source in (
+        ("error_decay", f"{decay}, at interpolation", _SOURCE),
+        ("error_decay_instantaneous", now, "our derivation"),
+    ):
+        yield Variable(name, _BOTH, text, _RATE, source, "higher")
+        part = f"{text}: what the layer adds to the first"
+        yield Variable(f"{name}_part", ("rule", "layer"), part, _RATE)
+    yield Variable(
+        "error_decay_symmetric",
+        ("rule",),
+        f"{decay}: the least that any error has at once",
+        _RATE,
+        better="higher",
+    )
+    yield Variable(
+        "interpolation_distance",
+        (),
+        "Root mean square of output minus target over the spread of the outputs",
+        better="lower",
+        valid=(0.0, None),
     )
 
 
@@ -151,8 +140,8 @@ class Stability(SnapshotDiagnostic):
         True
     """
 
-    variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 60.0
+    variables: ClassVar[tuple[Variable, ...]] = (*_of_weights(), *_of_outputs())
+    cost: ClassVar[float] = 30.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield growth in the weights and decay in the outputs for every rule."""

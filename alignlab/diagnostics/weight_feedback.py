@@ -7,15 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from alignlab.diagnostics._alignment_matrices import CHANGE, WEIGHTS
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import paths, unpaired
-from alignlab.diagnostics._weight_cosines import (
-    attainable,
-    direct_cosines,
-    of_direct,
-    of_paths,
-    of_replaced,
-)
+from alignlab.diagnostics._weight_cosines import of_direct, of_paths, of_replaced
 from alignlab.diagnostics._weights import UNKNOWN_START, weight_changes
 from alignlab.kernels.cosines import wide
 from alignlab.rules._base import DirectRule, ReplacedWeightRule
@@ -147,30 +142,13 @@ def _direct(
 ) -> Iterator[Reading | NotDefined]:
     for layer, because in unpaired(snapshot, measured.feedback).items():
         yield NotDefined(because, measured.label, layer)
-    yield from of_direct(_NAME, snapshot, measured, weights)
-    if not measured.is_drawn:
-        yield from _attained(_NAME, snapshot, measured, weights)
-    yield from of_paths("cosine_feedback_path", snapshot, measured, paths(snapshot, weights))
-    if not changes:
-        return
-    if measured.rule.is_derived:
+    names = {WEIGHTS: _NAME}
+    if changes and measured.rule.is_derived:
         yield NotDefined(_derived(), measured.label)
-        return
-    yield from of_direct(_CHANGE, snapshot, measured, changes)
-    if not measured.is_drawn:
-        yield from _attained(_CHANGE, snapshot, measured, changes)
-
-
-def _attained(
-    name: str, snapshot: Snapshot, measured: MeasuredRule, weights: Mapping[str, Tensor]
-) -> Iterator[Reading]:
-    caps = attainable(snapshot, measured)
-    if not caps:
-        return
-    cosines = direct_cosines(snapshot, measured, weights)
-    for layer, cap in caps.items():
-        share = (cosines[layer] / cap.to(cosines[layer])).clamp(-1.0, 1.0)
-        yield Reading(f"{name}_attained", share, measured.label, layer)
+    elif changes:
+        names[CHANGE] = _CHANGE
+    yield from of_direct(snapshot, measured, names)
+    yield from of_paths("cosine_feedback_path", snapshot, measured, paths(snapshot, weights))
 
 
 def _replaced(

@@ -21,7 +21,35 @@ if TYPE_CHECKING:
     from alignlab.engine.layout import Layout
     from alignlab.sites import Layer
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "loss_of"]
+
+
+def loss_of(
+    capture: Capture,
+    parameters: Mapping[str, Tensor],
+    *,
+    precision: torch.dtype,
+    loss_precision: torch.dtype | None = None,
+) -> Tensor:
+    """Return the loss of a captured batch with other parameters, as ``Capture.evaluate`` does.
+
+    Args:
+        capture: A forward pass.
+        parameters: Values by name; those left out stay as they are.
+        precision: Floating type in which parameters, buffers and batch are taken.
+        loss_precision: That in which the loss is taken of the output; None for the same.
+
+    Returns:
+        Scalar, detached.
+    """
+    compiled = is_compiled(capture.model)
+    with capture.state.again(capture.model), plainly(compiled=compiled):
+        return evaluated(
+            *(capture.model, capture.loss_function, capture.x, capture.y),
+            parameters=parameters,
+            precision=precision,
+            loss_precision=loss_precision,
+        )
 
 
 @final
@@ -34,7 +62,6 @@ class Replay:
     numbers then, or changed their inputs or what they hold.
 
     Attributes:
-        precision: Floating type of all runs.
         loss: That of the first run, in which nothing is changed, a scalar.
     """
 
@@ -43,6 +70,7 @@ class Replay:
         capture: Capture,
         *,
         precision: torch.dtype,
+        loss_precision: torch.dtype | None = None,
         parameters: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Run the forward pass once, and a second time from its end.
@@ -50,16 +78,16 @@ class Replay:
         Args:
             capture: A forward pass, held open.
             precision: Floating type in which parameters, buffers and batch are taken.
+            loss_precision: That in which the loss is taken of the output; None for the same.
             parameters: Values by name that take the place of the present ones in all runs.
         """
         self._capture: Final = capture
-        self._compiled: Final = is_compiled(capture.model)
         self._parameters: Final = dict(parameters)
         layers = {each.module: capture.module_of(each) for each in capture.layers}
         self._modules: Final = _around(capture.model, layers) | layers
         self._owners: Final = _owners(capture.model, self._modules)
         self._first_use: Final = _first_use(capture.layout, capture.model)
-        self.precision: Final = precision
+        self._precisions: Final = (precision, loss_precision)
         first = Recording(frozenset(layers))
         self.loss: Final = self._run({}, first)
         self._order: Final = first.order
@@ -116,14 +144,15 @@ class Replay:
             return False
 
     def _run(self, parameters: Mapping[str, Tensor], follow: Recording | Resuming) -> Tensor:
-        given = self._capture
-        with given.state.again(given.model), plainly(compiled=self._compiled), ExitStack() as stack:
+        precision, loss_precision = self._precisions
+        with ExitStack() as stack:
             for name, module in self._modules.items():
                 stack.enter_context(instead(module, partial(follow, name, module)))
-            return evaluated(
-                *(given.model, given.loss_function, given.x, given.y),
-                parameters=self._parameters | dict(parameters),
-                precision=self.precision,
+            return loss_of(
+                self._capture,
+                self._parameters | dict(parameters),
+                precision=precision,
+                loss_precision=loss_precision,
             )
 
 

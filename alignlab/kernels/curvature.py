@@ -98,7 +98,7 @@ class Leading:
 
 
 def leading_eigenvalue(
-    apply: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 6
+    apply: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 5
 ) -> Leading:
     r"""Return the most positive eigenvalue of a symmetric operator by Lanczos iteration.
 

@@ -150,7 +150,8 @@ def centred(kernel: Tensor, n_samples: int) -> Tensor:
     parts = kernel.unflatten(-1, (n_samples, -1)).unflatten(-3, (n_samples, -1))
     parts = parts - parts.mean(-2, keepdim=True)
     parts = parts - parts.mean(-4, keepdim=True)
-    return parts.flatten(-4, -3).flatten(-2, -1)
+    result: Tensor = parts.flatten(-4, -3).flatten(-2, -1)
+    return result
 
 
 def kernel_cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -165,7 +166,8 @@ def kernel_cosine(first: Tensor, second: Tensor) -> Tensor:
     """
     one, other = wide(first).flatten(-2), wide(second).flatten(-2)
     norms = one.norm(dim=-1) * other.norm(dim=-1)
-    return ((one * other).sum(-1) / norms).clamp(-1.0, 1.0)
+    result: Tensor = ((one * other).sum(-1) / norms).clamp(-1.0, 1.0)
+    return result
 
 
 def target_alignment(kernel: Tensor, targets: Tensor) -> Tensor:
@@ -184,7 +186,8 @@ def target_alignment(kernel: Tensor, targets: Tensor) -> Tensor:
     y = (y - y.mean(0)).flatten()
     kernel = wide(kernel)
     along = (y @ kernel @ y[:, None]).squeeze(-1)
-    return along / (torch.linalg.matrix_norm(kernel) * y.square().sum())
+    result: Tensor = along / (torch.linalg.matrix_norm(kernel) * y.square().sum())
+    return result
 
 
 def sketched_cosine(first: Tensor, second: Tensor) -> Sketched:

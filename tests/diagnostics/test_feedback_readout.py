@@ -76,7 +76,7 @@ def test_a_layer_that_holds_the_classes_is_read_out_by_feedback_of_the_right_sig
     assert float(wrong["feedback_readout_accuracy_p"]) == 1.0
     assert float(right["feedback_readout_loss"]) < 0.1 < float(wrong["feedback_readout_loss"])
     # The update takes the layer towards what its feedback reads out.
-    assert float(right["feedback_readout_loss_p"]) <= 0.01
+    assert float(right["feedback_readout_loss_p"]) <= 0.02
 
 
 def test_training_by_direct_feedback_teaches_its_own_readout() -> None:

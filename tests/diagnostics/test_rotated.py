@@ -79,3 +79,13 @@ def test_updates_of_grouped_transposed_convolutions_have_a_chance_level() -> Non
         diagnostics=["weight-gradient"],
     )
     assert np.isfinite(found["cosine_weight_gradient_null_sd"]).all()
+
+
+def test_a_model_that_is_one_layer_has_its_own_cosine_beside_that_of_all() -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(20, 6), torch.arange(20) % 5
+    found = probed(
+        *(nn.Linear(6, 5), nn.functional.cross_entropy, batch, ForwardGradient()),
+        diagnostics=["weight-gradient"],
+    )
+    assert np.isfinite(found["cosine_weight_gradient"].sel(layer="")).all()

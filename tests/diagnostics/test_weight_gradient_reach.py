@@ -9,6 +9,8 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alignlab.engine.capture import Capture
+from alignlab.sites import Layer
 from tests.cases import CASES
 from tests.diagnostics.probing import probed
 from tests.diagnostics.reaching import deep, noise, signals_of
@@ -163,13 +165,63 @@ def test_what_is_not_defined_has_a_reason(name: str, layer: str, because: str) -
     assert because in reason(found, layer)
 
 
-@pytest.mark.parametrize("name", ["batch norm, training", "conv2d, transposed", "reused"])
-def test_statistics_of_the_batch_and_odd_weights_are_no_obstacle(name: str) -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_two_units_or_two_samples_that_mix_are_seen(seed: int) -> None:
+    torch.manual_seed(seed)
+    mixing = nn.Sequential(nn.Linear(6, 2), nn.LayerNorm(2), nn.Tanh(), nn.Linear(2, 3))
+    assert "mixes units" in reason(reached(mixing, noise(60, 6, 3, seed=seed)), "0")
+
+
+SHARED = (
+    *("batch norm, training", "batch norm, evaluation", "dropout of maps", "positions", "reused"),
+    *("conv1d, strided", "conv2d, grouped", "conv2d, circular", "conv3d", "conv2d, depthwise"),
+    *("conv1d, transposed", "conv2d, transposed", "residual", "weight norm"),
+)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_the_share_is_that_of_least_squares_on_any_network(name: str) -> None:
+    """Every direction of the error is sent by itself, and its weight gradient taken."""
     made = CASES[name].make()
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
     found = probed(made.model, made.loss, (made.x, made.y), diagnostics=[NAME])
-    hidden = ~found["is_output"].values
-    assert found["weight_gradient_reach_in_sample"].values[hidden].min() > 0.0
-    assert found["weight_gradient_reach_in_sample"].max() <= 1.0 + 1e-9
+    torch.set_rng_state(state)
+    capture = Capture(made.model, made.loss, made.x, made.y)
+    true = capture.reference()
+    error = capture.layout.joined(true.preactivation).flatten(1).double()
+    values, vectors = torch.linalg.eigh(error.T @ error)
+    error = error @ vectors[:, values > 1e-6 * values.max()]
+    checked = 0
+    for layer in capture.layers:
+        if layer.is_output or np.isnan(number(found, "in_sample", layer.name)):
+            continue
+        gradient, rows = sent(capture, layer, true.preactivation[layer.name]), []
+        for column in (error / error.abs().max()).T:
+            shape = (-1, *(1 for _ in layer.entry_shape))
+            entry = column.float().reshape(shape).expand(-1, *layer.entry_shape)
+            rows.append(sent(capture, layer, capture.to_preactivation(layer, entry.contiguous())))
+        share = 0.0
+        for unit, aim in enumerate(gradient):
+            own = np.stack([each[unit] for each in rows], 1)
+            fit = own @ np.linalg.lstsq(own, aim, rcond=1e-6)[0]
+            share += (fit**2).sum() / (gradient**2).sum()
+        assert number(found, "in_sample", layer.name) == pytest.approx(share, abs=2e-3)
+        checked += 1
+    capture.close()
+    assert checked
+
+
+def sent(capture: Capture, layer: Layer, signal: Tensor) -> np.ndarray:
+    """Return the gradients of a layer's weight that the signal of each unit alone gives."""
+    axis, found = 1 if layer.is_convolution else -1, []
+    for unit in range(layer.channels):
+        alone = torch.zeros_like(signal)
+        alone.select(axis, unit).copy_(signal.select(axis, unit))
+        weight, _ = capture.weight_gradient(layer, alone)
+        assert weight is not None
+        found.append(weight.flatten().double().numpy())
+    return np.stack(found)
 
 
 def test_errors_of_many_directions_are_refused() -> None:

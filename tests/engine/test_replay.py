@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.engine.capture import Capture
-from alignlab.engine.replay import Replay
+from alignlab.engine.replay import Replay, loss_of
 from tests.cases import CASES, Case, each_case
 from tests.oracles.state import state_of
 
@@ -255,4 +255,20 @@ def test_blocks_before_a_change_do_not_run() -> None:
     # Hooks of blocks run around what they return; those of what is inside do not.
     assert "low.0" not in ran
     assert "noisy.0" in ran
+    capture.close()
+
+
+@pytest.mark.parametrize("name", ["tanh", "two heads", "dictionary", "contrastive", "positions"])
+def test_a_loss_in_float64_of_an_output_in_float32_resolves_smaller_changes(name: str) -> None:
+    batch = CASES[name].make()
+    capture = Capture(batch.model, batch.loss, batch.x, batch.y)
+    plain = loss_of(capture, {}, precision=torch.float32)
+    wide = loss_of(capture, {}, precision=torch.float32, loss_precision=torch.float64)
+    exact = loss_of(capture, {}, precision=torch.float64)
+    assert plain.dtype == torch.float32
+    assert wide.dtype == torch.float64
+    assert torch.equal(plain, capture.evaluate({}, precision=torch.float32))
+    assert float(wide) == pytest.approx(float(exact), rel=1e-6)
+    replay = Replay(capture, precision=torch.float32, loss_precision=torch.float64)
+    assert torch.equal(replay.loss, wide)
     capture.close()
