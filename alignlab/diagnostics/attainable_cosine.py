@@ -101,7 +101,7 @@ class AttainableCosine(SnapshotDiagnostic):
             better="higher",
         ),
     )
-    cost: ClassVar[float] = 10.0
+    cost: ClassVar[float] = 17.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield ceilings of every hidden layer under every direct rule."""

@@ -72,7 +72,7 @@ class Coherence(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 2.0
+    cost: ClassVar[float] = 3.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the coherence of every layer whose weight acts at positions."""

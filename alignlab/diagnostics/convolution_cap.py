@@ -74,7 +74,7 @@ class ConvolutionCap(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 0.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the cap of every convolution with a layer below, and that for the feedback."""

@@ -134,7 +134,7 @@ class OperatorSpectrum(SnapshotDiagnostic):
             valid=(1.0, None),
         ),
     )
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 5.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the spectrum of every layer; of one that is called twice, twice."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
@@ -36,10 +35,10 @@ class StructuredReach(SnapshotDiagnostic):
     .. math:: R^2 = \max_b \Big(1 - \frac{\sum_{ikp}(\delta_{ikp} - e_i^\top b_{k\rho(p)})^2}
         {\sum_{ikp}\delta_{ikp}^2}\Big),
 
-    fitted on one half of the samples and read on the other, both ways, and in sample.
-    ``reach_dense`` is the same fit without ties, to be compared on equal terms, held out.
+    fitted on one half of the samples and read on the other, both ways, and in sample. Without ties
+    the same fit is that of ``reach``.
 
-    How to read it: where tied feedback reaches about as much as dense (behind a pooled head),
+    How to read it: where tied feedback reaches about as much as ``reach`` (behind a pooled head),
     feedback that is the same at all positions suffices, has far fewer numbers and makes positions
     coherent. Where it reaches next to nothing (behind a flattened head) the credit of positions
     differs, and such feedback would lose it.
@@ -55,6 +54,7 @@ class StructuredReach(SnapshotDiagnostic):
     Source: our derivation.
 
     Example:
+        >>> import torch
         >>> from torch.nn import AdaptiveAvgPool1d, Conv1d, Flatten, Linear, Sequential
         >>> from torch.nn.functional import cross_entropy
         >>> from alignlab import Probe
@@ -86,13 +86,6 @@ class StructuredReach(SnapshotDiagnostic):
             "reach_by_region_held_out",
             _DIMS,
             "The same with one value a channel and half of every axis, held out",
-            better="higher",
-            valid=(None, 1.0),
-        ),
-        Variable(
-            "reach_dense_held_out",
-            _DIMS,
-            "The same with one value a unit, held out",
             better="higher",
             valid=(None, 1.0),
         ),
@@ -146,6 +139,3 @@ def _shares(
     parts = regions_of(places, per_axis=_PARTS)
     _, outside = explained_by_region(errors, signal, parts, fold=fold, gains=gain)
     yield "reach_by_region_held_out", outside
-    alone = torch.eye(signal.shape[2], dtype=torch.float64)
-    _, outside = explained_by_region(errors, signal, alone, fold=fold, gains=gain)
-    yield "reach_dense_held_out", outside

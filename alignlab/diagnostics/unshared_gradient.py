@@ -63,7 +63,7 @@ class UnsharedGradient(AlignmentDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 27.0
     max_draws: ClassVar[int] = 32
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:

@@ -19,7 +19,7 @@ from alignlab.rules import DFA
 from tests.diagnostics.probing import probed
 
 CONVOLUTIONS = ["0", "2", "4", "6"]
-NAMES = ["coherence", "spatial-spectrum", "structured-reach"]
+NAMES = ["coherence", "spatial-spectrum", "structured-reach", "reach"]
 
 
 def smooth_noise(n: int) -> Tensor:
@@ -100,14 +100,14 @@ def test_one_value_a_channel_reaches_as_much_under_a_pooled_head_and_little_unde
 ) -> None:
     for site in ("entry", "preactivation"):
         pooled = [
-            float(found["pooled"][f"reach_{kind}_held_out"].sel(layer="4", site=site))
-            for kind in ("dense", "by_channel", "by_region")
+            float(found["pooled"][f"reach{kind}_held_out"].sel(layer="4", site=site))
+            for kind in ("", "_by_channel", "_by_region")
         ]
         assert pooled[1] > 0.5
         assert pooled[1] >= pooled[2] >= pooled[0]
         flat = [
-            float(found["flattened"][f"reach_{kind}_held_out"].sel(layer="4", site=site))
-            for kind in ("dense", "by_channel")
+            float(found["flattened"][f"reach{kind}_held_out"].sel(layer="4", site=site))
+            for kind in ("", "_by_channel")
         ]
         assert flat[0] > 0.3
         assert flat[1] < 0.04
