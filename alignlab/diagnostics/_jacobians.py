@@ -149,9 +149,7 @@ class _Rows:
 def _reduced(snapshot: Snapshot, rows: _Rows, found: Mapping[str, Layer]) -> Jacobians:
     samples = rows.samples
     error = snapshot.exact_error[samples]
-    signals = {
-        consumer: _signals(snapshot, layer, samples) for consumer, layer in found.items()
-    }
+    signals = {consumer: _signals(snapshot, layer, samples) for consumer, layer in found.items()}
     grams = {consumer: _gram(rows.at[consumer]) for consumer in found}
     inverted = together(inverse, {consumer: (gram,) for consumer, gram in grams.items()})
     at = {}
