@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
@@ -16,6 +16,7 @@ from alignlab.engine.updates import Updates
 from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
+from alignlab.kernels.rotation import output_rows, weight_of_rows
 from alignlab.layer_view import LayerView
 from alignlab.rules._base import DirectRule
 from alignlab.rules._drawn import DrawnFeedback
@@ -32,11 +33,11 @@ LARGEST_ROTATION = 128
 _LARGEST_PRODUCT = 2**24
 """Entries of a product of two signals above which only Gram matrices of the samples are formed."""
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Modules whose weight has its outputs on the second axis."""
+WHOLE = "(all)"
+"""Stands in the place of a layer for all of them together.
 
-WHOLE = ""
-"""Stands in the place of a layer for all of them together."""
+No layer has this name; that of a model which is one layer by itself is empty.
+"""
 
 Compared = dict[Key, Comparison]
 Draws = dict[str, list[Compared]]
@@ -49,6 +50,8 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
         snapshot: The probing.
         diagnostics: What to compare.
     """
+    if not diagnostics:
+        return
     true = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.layers}
     for measured in snapshot.rules:
         backward = snapshot.passes[measured.label]
@@ -153,11 +156,10 @@ class _Null:
         r"""Return what turns the update of a weight and its bias, :math:`\hat g \to Q\hat g`."""
         weight, bias = view.whole
         module = view.capture.module_of(view.layer)
-        axis = 1 if isinstance(module, TRANSPOSED) else 0
         columns, shape = [], torch.Size()
         if weight is not None:
-            shape = weight.movedim(axis, 0).shape
-            columns.append(weight.movedim(axis, 0).flatten(1))
+            shape = output_rows(module, weight).shape
+            columns.append(output_rows(module, weight).flatten(1))
         if bias is not None:
             columns.append(bias[:, None])
         if not columns:
@@ -171,7 +173,7 @@ class _Null:
             parts = {}
             if weight is not None:
                 rows = found[:, : shape[1:].numel()]
-                parts[names[id(own["weight"])]] = rows.reshape(shape).movedim(0, axis)
+                parts[names[id(own["weight"])]] = weight_of_rows(module, rows.reshape(shape))
             if bias is not None:
                 parts[names[id(own["bias"])]] = found[:, -1]
             return Updates(parameters=parts)
@@ -244,7 +246,7 @@ def _placed(
         for (layer_name, (value, chance, undefined)), status in zip(
             rows.items(), statuses, strict=True
         ):
-            place_of = (measured.label, layer_name, site)
+            place_of = (measured.label, "" if layer_name == WHOLE else layer_name, site)
             yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
     for output in snapshot.capture.layout.outputs if measured.rule.has_exact_output else ():
         yield from _exact(output.name, measured, found)

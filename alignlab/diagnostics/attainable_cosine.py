@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import MOST_ERRORS, at_entries
-from alignlab.diagnostics._gains import local_gains
+from alignlab.diagnostics._local import by_channel, local_gains
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import project
 from alignlab.kernels.attainable import Attainable, chosen_halves
@@ -67,12 +67,12 @@ class AttainableCosine(SnapshotDiagnostic):
         >>> from alignlab import Probe
         >>> from alignlab.rules import DFA
         >>> _ = torch.manual_seed(0)
-        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 8, 3), Flatten(), Linear(32, 3))
+        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 2, 3), Flatten(), Linear(8, 3))
         >>> with Probe(net, cross_entropy, rules=[DFA()], draws=32,
         ...            diagnostics=["attainable-cosine"]) as probe:
         ...     found = probe.measure(torch.randn(90, 2, 8), torch.arange(90) % 3)
         >>> round(found["attainable_cosine"].sel(layer="0", site="entry").item(), 2)
-        0.99
+        0.76
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (
@@ -247,11 +247,8 @@ def _sites(snapshot: Snapshot, layer: Layer, fits: _Fits) -> dict[str, Attainabl
 
 def _cut(signal: Tensor, layer: Layer, halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return an entry-shaped tensor of both halves as ``(n_samples, n_channels, n_places)``."""
-    by_channel = signal.reshape(-1, *layer.entry_shape)
-    axis = layer.entry_channel_axis
-    by_channel = by_channel.movedim(axis + 1 if axis >= 0 else axis, 1)
-    by_channel = by_channel.reshape(*by_channel.shape[:2], -1)
-    first, second = (by_channel[half.to(signal.device)] for half in halves)
+    whole = by_channel(signal, layer)
+    first, second = (whole[half.to(signal.device)] for half in halves)
     return first, second
 
 

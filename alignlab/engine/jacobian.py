@@ -258,7 +258,8 @@ class Jacobian:
         with self._watched(look) as backward:
             backward(noise * mask[:, None])
         # All are fetched at once: a look at each would wait for the device as often.
-        found = torch.stack([(leak > 0).to(rows.device) for _, leak in leaks]).tolist()
+        each = [(leak > 0).to(rows.device) for _, leak in leaks]
+        found = torch.stack(each).tolist() if each else []
         leaking = [name for (name, _), leaks_out in zip(leaks, found, strict=True) if leaks_out]
         if leaking:
             msg = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -117,8 +118,10 @@ def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
     by_place = signal.flatten(2).permute(2, 0, 1).contiguous()
     result = signal.new_zeros(prod(shape[2:]), shape[0], taps, channels)
     for tap in range(taps):
-        acting = read[:, tap] >= 0
-        source, target = acting.nonzero().flatten(), read[acting, tap]
+        # Geometry lies on the host; nothing waits for the device.
+        where = read.numpy()[:, tap]
+        source = torch.as_tensor(np.flatnonzero(where >= 0))
+        target = torch.as_tensor(where[where >= 0])
         brought = by_place[source.to(signal.device)]
         result[:, :, tap].index_add_(0, target.to(signal.device), brought)
     return result.flatten(2).permute(1, 2, 0)

@@ -19,6 +19,8 @@ __all__ = [
 
 _COLUMNS = 512
 _RIDGE = 1e-3
+_LEAST = 1e-12
+"""Share of the largest energy below which a direction counts as empty."""
 
 
 def row_space(rows: Tensor, *, tolerance: float = 1e-6) -> Tensor:
@@ -230,19 +232,16 @@ def _fit(
     rows = features * chosen
     n_features = features.shape[-1]
     if gains is None:
-        inverse = _inverse(rows.mT @ rows)
+        inverse = torch.linalg.pinv(rows.mT @ rows, hermitian=True, rtol=_LEAST)
         return inverse @ (rows.mT @ targets)
     pairs = (rows.unsqueeze(-1) * rows.unsqueeze(-2)).flatten(-2)
     grams = (gains.mT @ pairs).unflatten(-1, (n_features, n_features))
     # A unit that acts on fewer samples than there are features would be fitted by anything.
     size = rows.square().sum((-2, -1)) / max(n_features, 1)
     size = size.unsqueeze(-1) * (gains * chosen).amax(-2)
+    # A unit that acts nowhere has no moments either.
+    size = torch.where(size > 0, max(ridge, _LEAST) * size, 1.0)
     eye = torch.eye(n_features, dtype=features.dtype, device=features.device)
-    grams = grams + ridge * size[..., None, None] * eye
-    moments = rows.mT @ (gains * targets)
-    return torch.einsum("...nab,...bn->...an", _inverse(grams), moments)
-
-
-def _inverse(grams: Tensor) -> Tensor:
-    result: Tensor = torch.linalg.pinv(grams, hermitian=True, rtol=1e-12)
-    return result
+    root, _ = torch.linalg.cholesky_ex(grams + size[..., None, None] * eye)
+    moments = (gains.mT * targets.mT) @ rows
+    return torch.cholesky_solve(moments.unsqueeze(-1), root).squeeze(-1).mT
