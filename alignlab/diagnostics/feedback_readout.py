@@ -168,11 +168,7 @@ def _is_error_of_output(snapshot: Snapshot) -> bool:
         return False
     leaf = output.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(
-            snapshot.loss_function(leaf, snapshot.y), leaf, allow_unused=True
-        )
-    if gradient is None:
-        return False
+        (gradient,) = torch.autograd.grad(snapshot.loss_function(leaf, snapshot.y), leaf)
     error = snapshot.error.reshape(-1)
     return bool((gradient.reshape(-1) - error).norm() <= 1e-3 * error.norm())
 
