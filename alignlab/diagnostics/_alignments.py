@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
-from alignlab.engine.updates import Updates
-from alignlab.errors import MeasurementError
-from alignlab.feedback import generator
-from alignlab.kernels.cosines import wide
+from alignlab.diagnostics._closed_forms import Null, Place, closed_forms, spread
+from alignlab.diagnostics._redraws import TRANSPOSED, redrawn_views
+from alignlab.diagnostics._together import fetched
 from alignlab.layer_view import LayerView
-from alignlab.rules._base import DirectRule
-from alignlab.rules._drawn import DrawnFeedback
 from alignlab.snapshot import MeasuredRule, Snapshot
 
-if TYPE_CHECKING:
-    from alignlab.sites import Layer
+__all__ = ["TRANSPOSED", "alignments"]
 
-__all__ = ["alignments"]
-
-LARGEST_ROTATION = 128
-"""Output units up to which as many rotations are drawn as there are redraws; above, 50."""
-
-_LARGEST_PRODUCT = 2**24
-"""Entries of a product of two signals above which only Gram matrices of the samples are formed."""
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Modules whose weight has its outputs on the second axis."""
-
-Compared = dict[Key, Comparison]
-Draws = dict[str, list[Compared]]
+Views = Mapping[str, LayerView]
+Observed = tuple[float, float]
+"""An alignment and how many samples had no direction."""
 
 
 def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -> Iterator[Reading]:
@@ -46,181 +29,105 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
         snapshot: The probing.
         diagnostics: What to compare.
     """
+    if not diagnostics:
+        return
     true = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.layers}
     for measured in snapshot.rules:
         backward = snapshot.passes[measured.label]
-        observed = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
-        null = _Null(snapshot, measured, true, observed)
-        for diagnostic, draws in zip(diagnostics, null.draws(diagnostics), strict=True):
-            found = {name: diagnostic.compare(true[name], observed[name]) for name in true}
-            yield from _placed(diagnostic, snapshot, measured, true, found, draws)
+        views = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
+        comparisons = {
+            (number, name, key): comparison
+            for number, diagnostic in enumerate(diagnostics)
+            for name in true
+            for key, comparison in diagnostic.compare(true[name], views[name]).items()
+        }
+        nulls = closed_forms(snapshot, measured, true, diagnostics)
+        hidden = {layer.name for layer in snapshot.compared(measured)}
+        missing = [place for place in comparisons if place[1] in hidden and place not in nulls]
+        redrawn = _redrawn(snapshot, measured, true, views, diagnostics, missing)
+        found, drawn = _on_the_host(comparisons, redrawn)
+        for number, diagnostic in enumerate(diagnostics):
+            yield from _placed(diagnostic, number, snapshot, measured, found, nulls | drawn)
             if not measured.is_drawn:
                 for name, view in true.items():
-                    for reading in diagnostic.describe(view, observed[name]):
+                    for reading in diagnostic.describe(view, views[name]):
                         yield Reading(
                             reading.name, reading.value, measured.label, name, reading.site
                         )
 
 
-class _Null:
-    """The draws of one rule by chance: fresh feedback, or rotated outputs."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        measured: MeasuredRule,
-        true: Mapping[str, LayerView],
-        observed: Mapping[str, LayerView],
-    ) -> None:
-        self._snapshot = snapshot
-        self._measured = measured
-        self._true = true
-        self._observed = observed
-
-    def draws(self, diagnostics: Sequence[AlignmentDiagnostic]) -> list[Draws]:
-        """Return, by diagnostic, the comparisons of every hidden layer under every redraw."""
-        results: list[Draws] = [
-            {layer.name: [] for layer in self._snapshot.compared(self._measured)}
-            for _ in diagnostics
-        ]
-        wanted = [min(self._snapshot.draws, diagnostic.max_draws) for diagnostic in diagnostics]
-        count = max(wanted, default=0)
-        for number, views in enumerate(self._views(count)):
-            self._snapshot.progress(f"chance level, {self._measured.label}", number + 1, count)
-            for diagnostic, result, most in zip(diagnostics, results, wanted, strict=True):
-                if number >= most:
-                    continue
-                for view in views:
-                    name = view.layer.name
-                    result[name].append(dict(diagnostic.compare(self._true[name], view)))
-        return results
-
-    def _views(self, count: int) -> Iterator[list[LayerView]]:
-        snapshot, layers = self._snapshot, self._snapshot.compared(self._measured)
-        if snapshot.chance_kind(self._measured) != "output_rotation":
-            is_local = snapshot.is_local(self._measured)
-            for redrawn in snapshot.redrawn(self._measured, count):
-                updates = snapshot.run(redrawn, parameters=not is_local)
-                yield [snapshot.view(layer, updates) for layer in layers]
-            return
-        turns = {layer.name: self._turns(layer) for layer in layers}
-        for number in range(count):
-            yield [
-                snapshot.view(layer, turns[layer.name]())
-                for layer in layers
-                if layer.channels <= LARGEST_ROTATION or number < 50
-            ]
-
-    def _turns(self, layer: Layer) -> Callable[[], Updates]:
-        """Return what turns the layer's signals and updates, another way at every call."""
-        view = self._observed[layer.name]
-        stream = generator(self._snapshot.seed, "rotation", layer.name)
-        if view.preactivation is None:
-            return self._turned_updates(view, stream)
-        found = {"preactivation": (view.preactivation, 1 if layer.is_convolution else -1)}
-        if view.entry is not None:
-            consumer = next(each for each in self._snapshot.layers if each.name == layer.consumer)
-            # The entry is turned first: the order is part of what a seed stands for.
-            found = {"entry": (view.entry, 1 if consumer.is_convolution else -1), **found}
-        drawn = {
-            site: rotations(signal, axis, stream=stream) for site, (signal, axis) in found.items()
-        }
-
-        # An update that does not follow from the signals is turned by itself.
-        apart = None if view.is_local else self._turned_updates(view, stream)
-
-        def turned() -> Updates:
-            found = {site: {layer.name: turn()} for site, turn in drawn.items()}
-            signals = Updates(found.get("entry", {}), found["preactivation"])
-            if apart is None:
-                return signals
-            return replace(signals, parameters=apart().parameters, is_local=False)
-
-        return turned
-
-    def _turned_updates(self, view: LayerView, stream: torch.Generator) -> Callable[[], Updates]:
-        r"""Return what turns the update of a weight and its bias, :math:`\hat g \to Q\hat g`."""
-        weight, bias = view.whole
-        module = view.capture.module_of(view.layer)
-        axis = 1 if isinstance(module, TRANSPOSED) else 0
-        columns, shape = [], torch.Size()
-        if weight is not None:
-            shape = weight.movedim(axis, 0).shape
-            columns.append(weight.movedim(axis, 0).flatten(1))
-        if bias is not None:
-            columns.append(bias[:, None])
-        if not columns:
-            return Updates
-        turn = rotations(torch.cat(columns, 1), 0, stream=stream)
-        names = {id(p): name for name, p in view.capture.model.named_parameters()}
-        own = module._parameters
-
-        def turned() -> Updates:
-            found = turn()
-            parts = {}
-            if weight is not None:
-                rows = found[:, : shape[1:].numel()]
-                parts[names[id(own["weight"])]] = rows.reshape(shape).movedim(0, axis)
-            if bias is not None:
-                parts[names[id(own["bias"])]] = found[:, -1]
-            return Updates(parameters=parts)
-
-        return turned
+def _redrawn(
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    true: Views,
+    observed: Views,
+    diagnostics: Sequence[AlignmentDiagnostic],
+    missing: Sequence[Place],
+) -> dict[Place, list[Comparison]]:
+    """Return the comparisons under every redraw of statistics that have no other chance level."""
+    result: dict[Place, list[Comparison]] = {place: [] for place in missing}
+    pairs = dict.fromkeys(place[:2] for place in missing)
+    wanted = {n: min(snapshot.draws, diagnostics[n].max_draws) for n, _ in pairs}
+    count = max(wanted.values(), default=0)
+    names = {name for _, name in pairs}
+    for done, views in enumerate(redrawn_views(snapshot, measured, observed, names, count)):
+        snapshot.progress(f"chance level, {measured.label}", done + 1, count)
+        for number, name in pairs:
+            if done < wanted[number] and name in views:
+                for key, found in diagnostics[number].compare(true[name], views[name]).items():
+                    if (number, name, key) in result:
+                        result[number, name, key].append(found)
+    return result
 
 
-def rotations(signal: Tensor, axis: int, *, stream: torch.Generator) -> Callable[[], Tensor]:
-    """Return a function that rotates a signal by a fresh Haar rotation of one axis.
-
-    Where the signal occupies few directions, only their images are drawn.
-
-    Args:
-        signal: Any signal.
-        axis: The axis of the units.
-        stream: Source of randomness.
-    """
-    moved = signal.movedim(axis, -1)
-    n = moved.shape[-1]
-    rows = wide(moved).reshape(-1, n)
-    if rows.shape[0] < n:
-        left, values, _ = torch.linalg.svd(rows, full_matrices=False)
-        kept = values > torch.finfo(signal.dtype).eps * values[:1]
-        rows = left[:, kept] * values[kept]
-
-    def rotated() -> Tensor:
-        size = (n, rows.shape[1])
-        q, r = torch.linalg.qr(torch.randn(size, generator=stream, dtype=torch.float64))
-        frame = (q * torch.sign(torch.diagonal(r))).to(rows)
-        result: Tensor = (rows @ frame.T).reshape(moved.shape).movedim(-1, axis)
-        return result.to(signal)
-
-    return rotated
+def _on_the_host(
+    comparisons: Mapping[Place, Comparison], redrawn: Mapping[Place, Sequence[Comparison]]
+) -> tuple[dict[Place, Observed], dict[Place, Null]]:
+    """Return what was observed and what was drawn, after one transfer from the device."""
+    drawn = {place: each for place, each in redrawn.items() if len(each) > 1}
+    parts = [
+        [each.value for each in comparisons.values()],
+        [each.undefined for each in comparisons.values()],
+        [torch.stack([one.value for one in each]) for each in drawn.values()],
+        [spread([one.energy for one in each]) for each in drawn.values()],
+    ]
+    numbers = iter(fetched([tensor for part in parts for tensor in part]))
+    values, undefined, draws, spreads = ([next(numbers) for _ in part] for part in parts)
+    found = {
+        place: (float(value), float(count))
+        for place, value, count in zip(comparisons, values, undefined, strict=True)
+    }
+    return found, {
+        place: Null(float(one), each) for place, each, one in zip(drawn, draws, spreads, strict=True)
+    }
 
 
 def _placed(
     diagnostic: AlignmentDiagnostic,
+    number: int,
     snapshot: Snapshot,
     measured: MeasuredRule,
-    true: Mapping[str, LayerView],
-    found: Mapping[str, Mapping[Key, Comparison]],
-    draws: Mapping[str, Sequence[Compared]],
+    found: Mapping[Place, Observed],
+    nulls: Mapping[Place, Null],
 ) -> Iterator[Reading]:
     means = {variable.name: variable.null_mean for variable in diagnostic.variables}
     kind = snapshot.chance_kind(measured)
+    hidden = {layer.name for layer in snapshot.compared(measured)}
     by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
-    for layer in snapshot.compared(measured):
-        closed = _closed_forms(diagnostic, snapshot, measured, true[layer.name], draws[layer.name])
-        for key, comparison in found[layer.name].items():
-            value = float(comparison.value)
-            chance = chance_of(
-                value,
-                np.array([float(d[key].value) for d in draws[layer.name]]),
-                kind=kind,
-                concentration=_concentration([d[key].energy for d in draws[layer.name]]),
-                mean=means[key[0]],
-                closed_form=closed.get(key, float("nan")),
-            )
-            place = by_key.setdefault(key, {})
-            place[layer.name] = (value, chance, float(comparison.undefined))
+    for place, (value, undefined) in found.items():
+        of, name, key = place
+        if of != number or name not in hidden:
+            continue
+        null = nulls.get(place, Null(float("nan")))
+        chance = chance_of(
+            value,
+            null.draws,
+            kind=kind,
+            concentration=null.concentration,
+            mean=means[key[0]],
+            closed_form=null.closed_form,
+        )
+        by_key.setdefault(key, {})[name] = (value, chance, undefined)
     for (name, site), rows in by_key.items():
         statuses = adjusted_statuses(
             [row[0] for row in rows.values()],
@@ -233,68 +140,15 @@ def _placed(
         ):
             place_of = (measured.label, layer_name, site)
             yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
-    for output in snapshot.capture.layout.outputs if measured.rule.has_exact_output else ():
-        yield from _exact(output.name, measured, found)
+    outputs = {layer.name for layer in snapshot.capture.layout.outputs} - hidden
+    own = {place: each for place, each in found.items() if place[0] == number}
+    yield from _exact(measured, {p: each for p, each in own.items() if p[1] in outputs})
 
 
-def _exact(
-    name: str, measured: MeasuredRule, found: Mapping[str, Mapping[Key, Comparison]]
-) -> Iterator[Reading]:
+def _exact(measured: MeasuredRule, found: Mapping[Place, Observed]) -> Iterator[Reading]:
     nan = float("nan")
     nothing = Chance(nan, nan, nan, "none", "", nan, nan)
-    for (variable, site), comparison in found[name].items():
-        value = float(comparison.value)
+    for (_, name, (variable, site)), (value, undefined) in found.items():
         status = "exact" if np.isfinite(value) else "undefined"
-        undefined = float(comparison.undefined)
         place = (measured.label, name, site)
         yield from readings(variable, value, nothing, status, undefined=undefined, place=place)
-
-
-def _concentration(energies: Sequence[Tensor]) -> float:
-    if len(energies) < 2:
-        return float("nan")
-    stacked = torch.stack([wide(energy).cpu() for energy in energies])
-    relative = stacked.std(0) / stacked.mean(0)
-    return float(relative.nanmean())
-
-
-def _closed_forms(
-    diagnostic: AlignmentDiagnostic,
-    snapshot: Snapshot,
-    measured: MeasuredRule,
-    true: LayerView,
-    draws: Sequence[Compared],
-) -> dict[Key, float]:
-    r"""Return first-order standard deviations, :math:`\sigma_B\|T^\top E\|_F`.
-
-    E is what is sent, the error unless a rule says otherwise. They hold for feedback of
-    independent entries that acts at every layer by itself, so not for factored feedback nor
-    for what is repeated over positions. Where the way to the entry has no second derivative
-    there are none either, and the redraws say it alone.
-    """
-    rule = measured.rule
-    if not isinstance(rule, DrawnFeedback) or not isinstance(rule, DirectRule) or not draws:
-        return {}
-    if rule.granularity != "micro" or rule.structure != "dense" or rule.rank:
-        return {}
-    energies = {key: torch.stack([d[key].energy for d in draws]).mean(0) for key in draws[0]}
-    sigma = rule.entry_sd(true.layer, snapshot.capture.n_errors)
-    error = wide(rule.sent(snapshot.error, snapshot.y))
-    error = error.reshape(error.shape[0], -1)
-    result = {}
-    try:
-        adjoints = diagnostic.adjoints(true, energies)
-    except MeasurementError:
-        return {}
-    for key, adjoint in adjoints.items():
-        rows = wide(adjoint.reshape(adjoint.shape[0], -1))
-        result[key] = sigma * float(_product_norm(rows, error.to(rows.device)))
-    return result
-
-
-def _product_norm(first: Tensor, second: Tensor) -> Tensor:
-    r"""Return :math:`\|A^\top B\|_F`, by way of the smaller of the product and the Grams."""
-    if first.shape[1] * second.shape[1] <= _LARGEST_PRODUCT:
-        result: Tensor = (first.T @ second).norm()
-        return result
-    return ((first @ first.T) * (second @ second.T)).sum().clamp_min(0.0).sqrt()

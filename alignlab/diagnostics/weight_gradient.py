@@ -16,7 +16,6 @@ from alignlab.layer_view import LayerView
 __all__ = ["WeightGradient"]
 
 _DIMS = ("rule", "layer")
-_NAN = float("nan")
 
 
 class WeightGradient(AlignmentDiagnostic):
@@ -93,7 +92,8 @@ class WeightGradient(AlignmentDiagnostic):
         halves, other = true.weight_halves, approximate.weight_halves
         if halves is not None and other is not None:
             value = _debiased(halves, other)
-            energy = wide(other[0] + other[1]).square().sum()
+            # It divides by the product of the halves, which varies more than the norm.
+            energy = torch.dot(wide(other[0]).flatten(), wide(other[1]).flatten())
             undefined = (~torch.isfinite(value)).double()
             result[("cosine_weight_gradient_debiased", "")] = Comparison(value, energy, undefined)
         return result
@@ -105,28 +105,49 @@ class WeightGradient(AlignmentDiagnostic):
             return "its weight is no parameter that is learned"
         return "" if found is not None else "the rule leaves its weight alone"
 
+    def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
+        """Return what the three cosines divide by, squared."""
+        del true
+        weight, bias = approximate.gradients
+        result: dict[Key, Tensor] = {}
+        if bias is not None:
+            result[("cosine_bias_gradient", "")] = wide(bias).square().sum()
+        halves = approximate.weight_halves
+        if weight is not None and halves is not None:
+            first, second = (wide(half).flatten() for half in halves)
+            crossed = torch.dot(first, second)
+            total = first.square().sum() + second.square().sum() + 2.0 * crossed
+            result[("cosine_weight_gradient", "")] = total
+            result[("cosine_weight_gradient_debiased", "")] = crossed
+        return result
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
-        """Return T of the two plain cosines; see the base class.
+        """Return T of the three cosines; see the base class.
 
         The product of two weight gradients is that of the signal with the layer's own
-        linear map of its input, with the true gradient for its weight.
+        linear map of its input, with the true gradient for its weight; in the cross-batch cosine
+        with that of the other half.
         """
         assert true.preactivation is not None
-        module = true.capture.module_of(true.layer)
-        x = true.capture.input_of(true.layer)
         weight, bias = true.gradients
         result = {}
         tangents: dict[str, Tensor] = {}
-        if weight is not None and weight.norm() > 0:
-            tangents["cosine_weight_gradient"] = linear_part(module, x, weight / weight.norm())
-        if bias is not None and bias.norm() > 0:
+        if weight is not None and true.weight_halves is not None:
+            first, second = (wide(half) / wide(weight).norm() for half in true.weight_halves)
+            own = torch.dot(first.flatten(), second.flatten())
+            images = [_image(true, half) for half in (first, second)]
+            whole = images[0] + images[1]
+            swapped = images[0] + true.in_first_half(images[1] - images[0])
+            tangents["cosine_weight_gradient"] = whole
+            tangents["cosine_weight_gradient_debiased"] = swapped / (2.0 * own.sqrt())
+        if bias is not None:
             shape = [1] * true.preactivation.dim()
             shape[1 if true.layer.is_convolution else -1] = -1
             row = (bias / bias.norm()).reshape(shape)
             tangents["cosine_bias_gradient"] = row.expand_as(true.preactivation)
         for name, tangent in tangents.items():
-            at_entry = true.capture.to_entry(true.layer, tangent.reshape(true.preactivation.shape))
-            result[(name, "")] = wide(at_entry) / energies[(name, "")].sqrt()
+            at_entry = true.to_entry(tangent.to(true.preactivation))
+            result[(name, "")] = at_entry / energies[(name, "")].sqrt().to(at_entry)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
@@ -148,6 +169,12 @@ def _whole(first: Tensor, second: Tensor) -> Comparison:
     return Comparison(value, wide(second).square().sum(), (~torch.isfinite(value)).double())
 
 
+def _image(view: LayerView, weight: Tensor) -> Tensor:
+    """Return the layer's linear map of its input, with another weight."""
+    module, x = view.capture.module_of(view.layer), view.capture.input_of(view.layer)
+    return linear_part(module, x, weight)
+
+
 def _cancels(bias: Tensor, view: LayerView) -> Tensor:
     """Return whether a bias gradient is what rounding leaves of the signals it sums up."""
     if view.preactivation is None:
@@ -162,7 +189,5 @@ def _debiased(true: tuple[Tensor, Tensor], approximate: tuple[Tensor, Tensor]) -
     scale, other = a.norm() + b.norm(), c.norm() + d.norm()
     a, b, c, d = a / scale, b / scale, c / other, d / other
     crossed = (torch.dot(c, b) + torch.dot(d, a)) / 2.0
-    own = torch.dot(a, b), torch.dot(c, d)
-    if not (own[0] > 0 and own[1] > 0):
-        return torch.tensor(_NAN, dtype=torch.float64)
-    return crossed / (own[0] * own[1]).sqrt()
+    own, others = torch.dot(a, b), torch.dot(c, d)
+    return torch.where((own > 0) & (others > 0), crossed / (own * others).sqrt(), torch.nan)
