@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignlab.engine.updates import Updates
-from alignlab.kernels.convolution import position_gradients
 from alignlab.kernels.cosines import wide
+from alignlab.kernels.positions import PositionProducts, shares_positions
 from alignlab.sites import ENTRY, Layer
 
 if TYPE_CHECKING:
@@ -154,13 +154,23 @@ class LayerView:
         return signal * mask.to(signal)
 
     @cached_property
-    def position_gradients(self) -> Tensor | None:
-        """Weight gradient of every position of a convolution; None elsewhere."""
-        module = self.capture.module_of(self.layer)
-        if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or not self.is_local:
+    def position_products(self) -> PositionProducts | None:
+        """Products of weight gradients of single positions; None where there are none."""
+        module, layer = self.capture.module_of(self.layer), self.layer
+        acts_at_positions = layer.is_convolution or layer.positions > 1
+        if not (acts_at_positions and self.is_local and shares_positions(module)):
             return None
-        assert self.preactivation is not None
-        return position_gradients(module, self.capture.input_of(self.layer), self.preactivation)
+        return PositionProducts(module, self.capture.input_of(layer))
+
+    @cached_property
+    def position_adjoint(self) -> Tensor | None:
+        """Signal whose product with another is that of all positions' gradients with unit ones.
+
+        Those of this signal, that is, divided by their norm; in the shape of the pre-activation.
+        """
+        if self.position_products is None or self.preactivation is None:
+            return None
+        return self.position_products.adjoint(self.preactivation)
 
 
 def _own(

@@ -59,6 +59,8 @@ def _narrow(ds: xr.Dataset, narrow: str, members: Sequence[Statement]) -> str:
         [(_bound(ds, member), _bounded(ds, member)) for member in members], most=MOST_LISTED
     )
     rank = number(ds, "error_rank")
+    if math.isnan(rank):
+        rank = number(ds, "width_without_limit", rule=members[0].rule)
     remedy = f"; width >= {rank:.0f} removes the limit" if rank > width else ""
     return (
         f"Under {members[0].rule}, {narrow} (width {width:.0f}{of_classes}) limits the cosine of "

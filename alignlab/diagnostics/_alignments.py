@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from alignlab.layer_view import LayerView
 from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["TRANSPOSED", "alignments"]
+
+WHOLE = ""
+"""Stands in the place of a layer for all of them together."""
 
 Views = Mapping[str, LayerView]
 Observed = tuple[float, float]
@@ -35,49 +39,120 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
     for measured in snapshot.rules:
         backward = snapshot.passes[measured.label]
         views = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
-        comparisons = {
-            (number, name, key): comparison
-            for number, diagnostic in enumerate(diagnostics)
-            for name in true
-            for key, comparison in diagnostic.compare(true[name], views[name]).items()
-        }
-        nulls = closed_forms(snapshot, measured, true, diagnostics)
-        hidden = {layer.name for layer in snapshot.compared(measured)}
-        missing = [place for place in comparisons if place[1] in hidden and place not in nulls]
-        redrawn = _redrawn(snapshot, measured, true, views, diagnostics, missing)
-        found, drawn = _on_the_host(comparisons, redrawn)
-        for number, diagnostic in enumerate(diagnostics):
-            yield from _placed(diagnostic, number, snapshot, measured, found, nulls | drawn)
-            if not measured.is_drawn:
-                for name, view in true.items():
-                    for reading in diagnostic.describe(view, views[name]):
-                        yield Reading(
-                            reading.name, reading.value, measured.label, name, reading.site
-                        )
+        yield from _Alignments(snapshot, measured, true, views, tuple(diagnostics)).readings()
 
 
-def _redrawn(
-    snapshot: Snapshot,
-    measured: MeasuredRule,
-    true: Views,
-    observed: Views,
-    diagnostics: Sequence[AlignmentDiagnostic],
-    missing: Sequence[Place],
-) -> dict[Place, list[Comparison]]:
-    """Return the comparisons under every redraw of statistics that have no other chance level."""
-    result: dict[Place, list[Comparison]] = {place: [] for place in missing}
-    pairs = dict.fromkeys(place[:2] for place in missing)
-    wanted = {n: min(snapshot.draws, diagnostics[n].max_draws) for n, _ in pairs}
-    count = max(wanted.values(), default=0)
-    names = {name for _, name in pairs}
-    for done, views in enumerate(redrawn_views(snapshot, measured, observed, names, count)):
-        snapshot.progress(f"chance level, {measured.label}", done + 1, count)
-        for number, name in pairs:
-            if done < wanted[number] and name in views:
-                for key, found in diagnostics[number].compare(true[name], views[name]).items():
-                    if (number, name, key) in result:
-                        result[number, name, key].append(found)
-    return result
+@dataclass(frozen=True)
+class _Alignments:
+    """What the alignment diagnostics say of one rule.
+
+    Attributes:
+        snapshot: The probing.
+        measured: The rule.
+        true: All layers under backpropagation.
+        observed: All layers under the rule.
+        diagnostics: What to compare.
+    """
+
+    snapshot: Snapshot
+    measured: MeasuredRule
+    true: Views
+    observed: Views
+    diagnostics: tuple[AlignmentDiagnostic, ...]
+
+    @property
+    def compared(self) -> list[str]:
+        """Layers whose gradient under the rule is not exact by construction."""
+        return [layer.name for layer in self.snapshot.compared(self.measured)]
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield alignments with their chance levels, and what is recorded beside them."""
+        comparisons: dict[Place, Comparison] = {}
+        for number in range(len(self.diagnostics)):
+            for name in (*self.true, WHOLE):
+                found = self._compared(number, name, self.observed)
+                comparisons |= {(number, name, key): each for key, each in found.items()}
+        nulls = closed_forms(self.snapshot, self.measured, self.true, self.diagnostics)
+        by_chance = {*self.compared, WHOLE}
+        missing = [place for place in comparisons if place[1] in by_chance and place not in nulls]
+        observed, drawn = _on_the_host(comparisons, self._redrawn(missing))
+        for number in range(len(self.diagnostics)):
+            own = {place: each for place, each in observed.items() if place[0] == number}
+            yield from self._placed(number, own, nulls | drawn)
+            if not self.measured.is_drawn:
+                yield from self._described(number)
+
+    def _compared(self, number: int, name: str, views: Views) -> Mapping[Key, Comparison]:
+        """Return what a diagnostic says of a layer, or of the whole network."""
+        diagnostic = self.diagnostics[number]
+        if name != WHOLE:
+            return diagnostic.compare(self.true[name], views[name])
+        return diagnostic.compare_together(self.true, {each: views[each] for each in self.compared})
+
+    def _redrawn(self, missing: Sequence[Place]) -> dict[Place, list[Comparison]]:
+        """Return comparisons under every redraw of statistics without another chance level."""
+        result: dict[Place, list[Comparison]] = {place: [] for place in missing}
+        pairs = dict.fromkeys(place[:2] for place in missing)
+        most = {n: min(self.snapshot.draws, self.diagnostics[n].max_draws) for n, _ in pairs}
+        count = max(most.values(), default=0)
+        needed = {name for _, name in pairs}
+        names = set(self.compared) if WHOLE in needed else needed
+        redraws = redrawn_views(self.snapshot, self.measured, self.observed, names, count)
+        for done, views in enumerate(redraws):
+            self.snapshot.progress(f"chance level, {self.measured.label}", done + 1, count)
+            for number, name in pairs:
+                is_there = len(views) == len(names) if name == WHOLE else name in views
+                if done < most[number] and is_there:
+                    for key, found in self._compared(number, name, views).items():
+                        if (number, name, key) in result:
+                            result[number, name, key].append(found)
+        return result
+
+    def _placed(
+        self, number: int, observed: Mapping[Place, Observed], nulls: Mapping[Place, Null]
+    ) -> Iterator[Reading]:
+        """Yield one diagnostic's alignments with all companions."""
+        means = {each.name: each.null_mean for each in self.diagnostics[number].variables}
+        kind, label = self.snapshot.chance_kind(self.measured), self.measured.label
+        by_chance = {*self.compared, WHOLE}
+        by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
+        for place, (value, undefined) in observed.items():
+            _, layer, key = place
+            if layer in by_chance:
+                null = nulls.get(place, Null(float("nan")))
+                chance = chance_of(
+                    value,
+                    null.draws,
+                    kind=kind,
+                    concentration=null.concentration,
+                    mean=means[key[0]],
+                    closed_form=null.closed_form,
+                )
+                by_key.setdefault(key, {})[layer] = (value, chance, undefined)
+            elif self.true[layer].layer.is_output:
+                yield from _exact(label, layer, key, value, undefined)
+        for (name, site), rows in by_key.items():
+            statuses = adjusted_statuses(
+                [row[0] for row in rows.values()],
+                [row[1] for row in rows.values()],
+                is_drawn=self.measured.is_drawn,
+                is_cosine=means[name] == 0.0,
+            )
+            for (layer, (value, chance, undefined)), status in zip(
+                rows.items(), statuses, strict=True
+            ):
+                at = (label, layer, site)
+                yield from readings(name, value, chance, status, undefined=undefined, place=at)
+
+    def _described(self, number: int) -> Iterator[Reading]:
+        """Yield what one diagnostic records beside its alignments."""
+        diagnostic, label = self.diagnostics[number], self.measured.label
+        for name, view in self.true.items():
+            for reading in diagnostic.describe(view, self.observed[name]):
+                yield replace(reading, rule=label, layer=name)
+        together = {name: self.observed[name] for name in self.compared}
+        for reading in diagnostic.describe_together(self.true, together):
+            yield replace(reading, rule=label)
 
 
 def _on_the_host(
@@ -93,62 +168,18 @@ def _on_the_host(
     ]
     numbers = iter(fetched([tensor for part in parts for tensor in part]))
     values, undefined, draws, spreads = ([next(numbers) for _ in part] for part in parts)
-    found = {
+    observed = {
         place: (float(value), float(count))
         for place, value, count in zip(comparisons, values, undefined, strict=True)
     }
-    return found, {
-        place: Null(float(one), each) for place, each, one in zip(drawn, draws, spreads, strict=True)
-    }
+    nulls = zip(drawn, draws, spreads, strict=True)
+    return observed, {place: Null(float(one), each) for place, each, one in nulls}
 
 
-def _placed(
-    diagnostic: AlignmentDiagnostic,
-    number: int,
-    snapshot: Snapshot,
-    measured: MeasuredRule,
-    found: Mapping[Place, Observed],
-    nulls: Mapping[Place, Null],
-) -> Iterator[Reading]:
-    means = {variable.name: variable.null_mean for variable in diagnostic.variables}
-    kind = snapshot.chance_kind(measured)
-    hidden = {layer.name for layer in snapshot.compared(measured)}
-    by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
-    for place, (value, undefined) in found.items():
-        of, name, key = place
-        if of != number or name not in hidden:
-            continue
-        null = nulls.get(place, Null(float("nan")))
-        chance = chance_of(
-            value,
-            null.draws,
-            kind=kind,
-            concentration=null.concentration,
-            mean=means[key[0]],
-            closed_form=null.closed_form,
-        )
-        by_key.setdefault(key, {})[name] = (value, chance, undefined)
-    for (name, site), rows in by_key.items():
-        statuses = adjusted_statuses(
-            [row[0] for row in rows.values()],
-            [row[1] for row in rows.values()],
-            is_drawn=measured.is_drawn,
-            is_cosine=means[name] == 0.0,
-        )
-        for (layer_name, (value, chance, undefined)), status in zip(
-            rows.items(), statuses, strict=True
-        ):
-            place_of = (measured.label, layer_name, site)
-            yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
-    outputs = {layer.name for layer in snapshot.capture.layout.outputs} - hidden
-    own = {place: each for place, each in found.items() if place[0] == number}
-    yield from _exact(measured, {p: each for p, each in own.items() if p[1] in outputs})
-
-
-def _exact(measured: MeasuredRule, found: Mapping[Place, Observed]) -> Iterator[Reading]:
+def _exact(label: str, layer: str, key: Key, value: float, undefined: float) -> Iterator[Reading]:
+    """Yield an alignment that is 1 by construction."""
     nan = float("nan")
     nothing = Chance(nan, nan, nan, "none", "", nan, nan)
-    for (_, name, (variable, site)), (value, undefined) in found.items():
-        status = "exact" if np.isfinite(value) else "undefined"
-        place = (measured.label, name, site)
-        yield from readings(variable, value, nothing, status, undefined=undefined, place=place)
+    status = "exact" if np.isfinite(value) else "undefined"
+    at = (label, layer, key[1])
+    yield from readings(key[0], value, nothing, status, undefined=undefined, place=at)

@@ -121,6 +121,19 @@ class AlignmentDiagnostic(Diagnostic):
         """Return the energies of ``compare`` alone, for redraws of which no value is needed."""
         return {key: found.energy for key, found in self.compare(true, approximate).items()}
 
+    def compare_together(
+        self, true: Mapping[str, LayerView], approximate: Mapping[str, LayerView]
+    ) -> Mapping[Key, Comparison]:
+        """Return the alignments of the whole network; most have none.
+
+        Args:
+            true: All layers under backpropagation, by name.
+            approximate: Those that the rule gives, under the rule or under a redraw: a layer whose
+                gradient is exact by construction is drawn by no chance.
+        """
+        del true, approximate
+        return {}
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
         r"""Return, where they exist, tensors T with statistic = <E B^T, T> to first order.
 
@@ -155,6 +168,13 @@ class AlignmentDiagnostic(Diagnostic):
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
         """Yield what is recorded beside the alignments, without rule and layer."""
+        del true, approximate
+        yield from ()
+
+    def describe_together(
+        self, true: Mapping[str, LayerView], approximate: Mapping[str, LayerView]
+    ) -> Iterator[Reading]:
+        """Yield what is recorded beside those of the whole network, without rule."""
         del true, approximate
         yield from ()
 

@@ -11,7 +11,7 @@ __all__ = ["PRESETS", "chosen"]
 
 PRESETS: dict[str, tuple[str, ...]] = {
     "core": ("error-signal", "weight-gradient", "validity", "loss-change"),
-    "bottleneck": ("error-signal", "validity", "width-bound", "reach", "effective-rank"),
+    "bottleneck": ("error-signal", "validity", "bottleneck", "reach", "effective-rank"),
     "convolution": (
         "error-signal",
         "validity",

@@ -28,6 +28,7 @@ from alignlab.diagnostics._readings import (
 from alignlab.errors import InputError
 from alignlab.plugins import load
 from alignlab.recording.assembly import assemble
+from alignlab.recording.schema import companions
 from alignlab.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def recorded(
     if missing:
         values[NOT_DEFINED.name] = reasons(missing, layers)
         own["diagnostic"] = list(missing)
-    return assemble(
+    recording = assemble(
         values,
         variables,
         coords=coordinates(rules, snapshot.layers, values, own),
@@ -96,6 +97,12 @@ def recorded(
             "draws": snapshot.draws,
         },
     )
+    for name, diagnostic in diagnostics.items():
+        for variable in diagnostic.variables:
+            for each in (variable, *companions(variable)):
+                if each.name in recording:
+                    recording[each.name].attrs["diagnostic"] = name
+    return recording
 
 
 def _measured(

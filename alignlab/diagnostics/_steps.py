@@ -36,6 +36,13 @@ _SIGNAL = {
     "descent_rate": "descent_rate",
 }
 _WEIGHT = {"cosine_weight_gradient": "cosine"}
+_RAW = {
+    ("inner_product", ""): "inner_product",
+    ("squared_norm", ""): "squared_norm",
+    ("squared_norm", "_true"): "squared_norm_true",
+}
+"""First and last part of the name of a variable, and the field that it is read from."""
+
 _FLAT = frozenset({"cosine_error_signal_flat"})
 
 Values = dict[str, tuple[tuple[str, ...], np.ndarray]]
@@ -64,6 +71,8 @@ def step_variables() -> list[Variable]:
         *("cosine_error_signal_sd", "angle_error_signal", "norm_ratio_error_signal"),
         *("projection_error_signal", "norm_ratio_weight_gradient", "projection_weight_gradient"),
         *("best_scale_weight_gradient", "unexplained_weight_gradient"),
+        *(f"{name}_error_signal{end}" for name, end in _RAW),
+        *(f"{name}_weight_gradient{end}" for name, end in _RAW),
     }
     found = [CHANCE_STEP, CHANCE_STEP_WEIGHT]
     for name in ("error-signal", "weight-gradient"):
@@ -197,6 +206,11 @@ def _described(
             "norm_ratio_error_signal": ratio,
             "projection_error_signal": flat * ratio,
         }
+    middle = "weight_gradient" if place == WEIGHT else "error_signal"
+    found |= {
+        f"{name}_{middle}{end}": float(getattr(shown, field)[at])
+        for (name, end), field in _RAW.items()
+    }
     for name, value in found.items():
         yield Reading(name, value, rule, layer, "" if place == WEIGHT else place)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor, nn
 
-from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
+from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import MOST_ERRORS, at_entries
-from alignlab.diagnostics._local import by_channel, gains
+from alignlab.diagnostics._gains import local_gains
+from alignlab.diagnostics._together import fetched
 from alignlab.feedback import project
-from alignlab.kernels.attainable import Attainable
-from alignlab.kernels.convolution import CONVOLUTIONS, design, has_even_padding
+from alignlab.kernels.attainable import Attainable, chosen_halves
+from alignlab.kernels.convolution import CONVOLUTIONS, design
 from alignlab.kernels.cosines import cosine
 from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule
@@ -24,21 +27,52 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["AttainableCosine"]
 
 _DIMS = ("rule", "layer", "site")
-_DRAWS = 32
+_DRAWS = 8
 _SAME = 1e-3
 _NOISE = 0.02
 
 
 class AttainableCosine(SnapshotDiagnostic):
-    """Largest flattened cosine over all weights of the layers that read an entry.
+    r"""Largest flattened cosine over all weights of the layers that read an entry.
 
-    The true signal at an entry is the transposed weight of the next layer applied to the
-    next layer's own signal. With that signal as it is, which weight would bring the true
-    signal closest to B e? Undefined where a path around the next layer adds to the true
-    signal, for grouped or reflected convolutions, and at pre-activations whose local
-    backward map mixes entries (normalisation in training mode, overlapping pools) or whose
-    channels and features are so many that a fit for each would take minutes. Undefined too
-    for more features (outputs of the next layers times taps) than ``MOST_ERRORS``.
+    The true signal at an entry is the transposed weight of the next layer applied to the next
+    layer's own signal. With that signal as it is, which weight K would bring the true signal
+    closest to the rule's?
+
+    .. math:: \max_K \cos\big(V K^\top\delta_{l+1},\; V B_l e\big)
+
+    with V the local backward map at the pre-activation, the identity at the entry; K is fitted
+    on one half of the samples and read on the other, both ways.
+
+    How to read it: no training of the next layer's weights alone brings the cosine at this layer
+    above it. Where it is low, weights are too few for the feedback (taps times channels against
+    errors times positions): feedback of a simpler structure (``structure=channel``), pooling or
+    more channels lift it. Where it is high and the observed share is low, weights have not moved.
+    It is no promise that training gets there. With fewer than five rows for each weight only
+    the strongest directions are fitted, and it is a lower bound.
+
+    Chance: none; it is a ceiling, from above compared with the observed cosine. With feedback
+    that was drawn, the median over 8 draws, and a band of mean and spread over them.
+
+    Undefined where a path around the next layer adds to the true signal, for grouped layers,
+    at pre-activations whose local backward map mixes entries (normalisation in training mode,
+    overlapping pools), for more features (taps times outputs of the next layers) than 4,096, and
+    where the observed cosine is above it, so that too little was fitted.
+
+    Source: our derivation. A test finds the least-squares kernel and sets it as the weight.
+
+    Example:
+        >>> from torch.nn import Conv1d, Flatten, Linear, Sequential
+        >>> from torch.nn.functional import cross_entropy
+        >>> from alignlab import Probe
+        >>> from alignlab.rules import DFA
+        >>> _ = torch.manual_seed(0)
+        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 8, 3), Flatten(), Linear(32, 3))
+        >>> with Probe(net, cross_entropy, rules=[DFA()], draws=32,
+        ...            diagnostics=["attainable-cosine"]) as probe:
+        ...     found = probe.measure(torch.randn(90, 2, 8), torch.arange(90) % 3)
+        >>> round(found["attainable_cosine"].sel(layer="0", site="entry").item(), 2)
+        0.99
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (
@@ -68,99 +102,215 @@ class AttainableCosine(SnapshotDiagnostic):
             better="higher",
         ),
     )
-    cost: ClassVar[float] = 5.0
+    cost: ClassVar[float] = 10.0
 
-    def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield ceilings of every hidden layer under every direct rule."""
-        rules = [m for m in snapshot.rules if isinstance(m.rule, DirectRule)]
-        rules = [m for m in rules if getattr(m.rule, "granularity", "") == "micro"]
+        rules = [m for m in snapshot.rules if _enters_everywhere(m)]
+        for measured in snapshot.rules:
+            if measured not in rules:
+                yield NotDefined(
+                    "it does not send an error directly to every layer", measured.label
+                )
         if not rules:
+            yield NotDefined("no rule is measured that sends an error directly to every layer")
             return
-        done: dict[str, dict[str, Attainable]] = {}
+        yield from (
+            NotDefined("an output layer has its true error", layer=layer.name)
+            for layer in snapshot.capture.layout.outputs
+        )
+        readers, because = _readers(snapshot)
+        found: list[_Found] = []
+        fits: dict[str, _Fits] = {}
+        targets = {m.label: _drawn(snapshot, m) for m in rules}
         for number, layer in enumerate(snapshot.hidden):
             snapshot.progress("attainable alignment", number + 1, len(snapshot.hidden))
-            fits = done.get(layer.consumer, {})
-            fits = _fits(snapshot, layer, entry=fits.get(ENTRY))
-            done[layer.consumer] = fits
-            for measured in rules:
-                yield from _of_rule(snapshot, layer, measured, fits)
+            if layer.name in because:
+                yield NotDefined(because[layer.name], layer=layer.name)
+                continue
+            if layer.consumer not in fits:
+                fits = {layer.consumer: _fitted(snapshot, layer, readers[layer.name])}
+            by_site = _sites(snapshot, layer, fits[layer.consumer])
+            if isinstance(by_site[PREACTIVATION], str):
+                where = f"at the pre-activation {by_site[PREACTIVATION]}"
+                yield NotDefined(where, layer=layer.name)
+            found += _of_layer(snapshot, layer, fits[layer.consumer], by_site, rules, targets)
+        yield from _readings(found)
 
 
-def _of_rule(
-    snapshot: Snapshot, layer: Layer, measured: MeasuredRule, fits: Mapping[str, Attainable]
-) -> Iterator[Reading]:
-    place = {"rule": measured.label, "layer": layer.name}
-    drawn = list(snapshot.redrawn(measured, _DRAWS)) if measured.is_drawn else [measured]
-    targets = [_target(snapshot, layer, each) for each in drawn] if fits else []
-    for site, fit in fits.items():
-        values = fit.cosines(targets).numpy()
-        if not np.isfinite(values).all():
-            continue
-        low, median, high = np.quantile(values, [0.025, 0.5, 0.975])
-        observed = _observed(snapshot, layer, measured, site)
-        if observed > median + _NOISE:
-            continue
-        yield Reading("attainable_cosine", median, site=site, **place)
-        if measured.is_drawn:
-            yield Reading("attainable_cosine_low", low, site=site, **place)
-            yield Reading("attainable_cosine_high", high, site=site, **place)
-            continue
-        if observed <= median and median > 0:
-            yield Reading("attainable_share", observed / median, site=site, **place)
+@dataclass(frozen=True)
+class _Fits:
+    """What is fitted at an entry: the samples of both halves, and the fit to their features."""
+
+    halves: tuple[Tensor, Tensor]
+    entry: Attainable
+    n_features: int
 
 
-def _observed(snapshot: Snapshot, layer: Layer, measured: MeasuredRule, site: str) -> float:
+@dataclass(frozen=True)
+class _Found:
+    """The ceilings of one place over draws, and what was observed there."""
+
+    place: Mapping[str, str]
+    is_drawn: bool
+    ceilings: Tensor
+    observed: Tensor
+
+
+def _enters_everywhere(measured: MeasuredRule) -> bool:
+    rule = measured.rule
+    return isinstance(rule, DirectRule) and getattr(rule, "granularity", "") == "micro"
+
+
+def _drawn(snapshot: Snapshot, measured: MeasuredRule) -> list[Mapping[str, object]]:
+    """Return the feedback by layer: that of the rule, or of several draws."""
+    drawn = snapshot.redrawn(measured, _DRAWS) if measured.is_drawn else [measured]
+    return [dict(at_entries(snapshot, each.feedback)) for each in drawn]
+
+
+def _readers(snapshot: Snapshot) -> tuple[dict[str, list[Layer]], dict[str, str]]:
+    """Return the layers that read every entry, and why some are not all there is."""
+    capture = snapshot.capture
+    readers = {layer.name: capture.layout.consumers_of(layer) for layer in snapshot.hidden}
+    because, missed = {}, {}
+    for layer in snapshot.hidden:
+        reasons = [_unfit(snapshot, reader) for reader in readers[layer.name]]
+        features = sum(_n_features(snapshot, reader) for reader in readers[layer.name])
+        kinds = {isinstance(capture.module_of(r), nn.Linear) for r in readers[layer.name]}
+        if any(reasons):
+            because[layer.name] = next(filter(None, reasons))
+        elif len(kinds) > 1:
+            because[layer.name] = "layers of several kinds read its entry"
+        elif features > MOST_ERRORS:
+            because[layer.name] = f"{features:,} features are more than {MOST_ERRORS:,}"
+        else:
+            missed[layer.name] = _missed(snapshot, layer, readers[layer.name])
+    for name, share in zip(missed, fetched(list(missed.values())), strict=True):
+        if not share <= _SAME:
+            because[name] = "a path around the layers that read its entry adds to the true signal"
+    return readers, because
+
+
+def _unfit(snapshot: Snapshot, reader: Layer) -> str:
+    module = snapshot.capture.module_of(reader)
+    if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+        return f"{reader.name}, which reads its entry, is a {reader.kind}"
+    if getattr(module, "groups", 1) > 1:
+        return f"{reader.name}, which reads its entry, has groups"
+    return ""
+
+
+def _n_features(snapshot: Snapshot, reader: Layer) -> int:
+    weight = snapshot.capture.weight_of(reader)
+    return weight.numel() // max(weight.shape[1], 1)
+
+
+def _missed(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> Tensor:
+    """Return how far the true signal is from what the readers' own weights bring."""
+    capture, true = snapshot.capture, snapshot.true.entry[layer.name]
+    rebuilt = torch.zeros_like(true)
+    for reader in readers:
+        signal = snapshot.true.preactivation[reader.name]
+        shape = capture.input_of(reader).shape
+        brought = transposed(capture.module_of(reader), signal, capture.weight_of(reader), shape)
+        rebuilt = rebuilt + brought.reshape(true.shape)
+    return (rebuilt - true).norm() / true.norm()
+
+
+def _fitted(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> _Fits:
+    capture = snapshot.capture
+    n_features = sum(_n_features(snapshot, reader) for reader in readers)
+    places = layer.entry_width // layer.entry_shape[layer.entry_channel_axis]
+    halves = chosen_halves(snapshot.fold, n_features, places)
+    features = []
+    for half in halves:
+        parts = []
+        for reader in readers:
+            signal = snapshot.true.preactivation[reader.name][half.to(snapshot.error.device)]
+            shape = torch.Size((len(half), *capture.input_of(reader).shape[1:]))
+            parts.append(design(capture.module_of(reader), signal, shape))
+        features.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+    return _Fits(halves, Attainable((features[0], features[1])), n_features)
+
+
+def _sites(snapshot: Snapshot, layer: Layer, fits: _Fits) -> dict[str, Attainable | str]:
+    """Return the fit at each site, or why there is none."""
+    gains = snapshot.shared(local_gains)[layer.name]
+    if isinstance(gains, str):
+        return {ENTRY: fits.entry, PREACTIVATION: gains}
+    channels = layer.entry_shape[layer.entry_channel_axis]
+    rows = min(map(len, fits.halves)) * layer.entry_width // channels
+    if not Attainable.is_affordable(fits.n_features, channels, rows):
+        return {ENTRY: fits.entry, PREACTIVATION: "its channels and features are too many to fit"}
+    return {ENTRY: fits.entry, PREACTIVATION: fits.entry.gated(_cut(gains, layer, fits.halves))}
+
+
+def _cut(signal: Tensor, layer: Layer, halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return an entry-shaped tensor of both halves as ``(n_samples, n_channels, n_places)``."""
+    by_channel = signal.reshape(-1, *layer.entry_shape)
+    axis = layer.entry_channel_axis
+    by_channel = by_channel.movedim(axis + 1 if axis >= 0 else axis, 1)
+    by_channel = by_channel.reshape(*by_channel.shape[:2], -1)
+    first, second = (by_channel[half.to(signal.device)] for half in halves)
+    return first, second
+
+
+def _of_layer(
+    snapshot: Snapshot,
+    layer: Layer,
+    fits: _Fits,
+    by_site: Mapping[str, Attainable | str],
+    rules: Sequence[MeasuredRule],
+    feedback: Mapping[str, Sequence[Mapping[str, object]]],
+) -> Iterator[_Found]:
+    for measured in rules:
+        rule = measured.rule
+        assert isinstance(rule, DirectRule)
+        sent = rule.sent(snapshot.error, snapshot.y)
+        targets = []
+        for drawn in feedback[measured.label]:
+            signal = project(sent, drawn[layer.name], (len(sent), *layer.entry_shape))
+            targets.append(_cut(signal, layer, fits.halves))
+        for site, fit in by_site.items():
+            if isinstance(fit, Attainable):
+                place = {"rule": measured.label, "layer": layer.name, "site": site}
+                observed = _observed(snapshot, layer, measured, site)
+                yield _Found(place, measured.is_drawn, fit.cosines(targets), observed)
+
+
+def _observed(snapshot: Snapshot, layer: Layer, measured: MeasuredRule, site: str) -> Tensor:
     """Return the flattened cosine; minus infinity for drawn feedback, which shows nothing."""
     if measured.is_drawn:
-        return -float("inf")
+        return torch.tensor(-torch.inf)
     true = snapshot.view(layer, snapshot.true).site(site)
     signal = snapshot.view(layer, snapshot.passes[measured.label]).site(site)
     assert true is not None
     assert signal is not None
-    return float(cosine(true.flatten(), signal.flatten()))
+    return cosine(true.flatten(), signal.flatten())
 
 
-def _target(snapshot: Snapshot, layer: Layer, measured: MeasuredRule) -> Tensor:
-    """Return B e as ``(n_samples, n_channels, n_places)`` of the consumer."""
-    assert isinstance(measured.rule, DirectRule)
-    feedback = at_entries(snapshot, measured.feedback)[layer.name]
-    sent = measured.rule.sent(snapshot.error, snapshot.y)
-    signal = project(sent, feedback, (len(sent), *layer.entry_shape))
-    return by_channel(signal, layer)
+def _readings(found: Sequence[_Found]) -> Iterator[Reading | NotDefined]:
+    values = fetched([each for one in found for each in (one.ceilings, one.observed)])
+    for one, ceilings, observed in zip(found, values[::2], values[1::2], strict=True):
+        median = float(np.median(ceilings))
+        rule, layer, site = one.place["rule"], one.place["layer"], one.place["site"]
+        if not np.isfinite(ceilings).all():
+            yield NotDefined(f"at the {site} a signal is zero", rule, layer)
+        elif observed > median + _NOISE:
+            yield NotDefined(f"at the {site} the observed cosine is above the fit", rule, layer)
+        else:
+            yield Reading("attainable_cosine", median, **one.place)
+            if one.is_drawn:
+                low, high = _band(ceilings)
+                yield Reading("attainable_cosine_low", low, **one.place)
+                yield Reading("attainable_cosine_high", high, **one.place)
+            elif observed <= median and median > 0:
+                yield Reading("attainable_share", float(observed) / median, **one.place)
 
 
-def _fits(snapshot: Snapshot, layer: Layer, *, entry: Attainable | None) -> dict[str, Attainable]:
-    features = _features(snapshot, layer)
-    if features is None:
-        return {}
-    fold = snapshot.fold.to(features.device)
-    result = {ENTRY: entry if entry is not None else Attainable(features, fold)}
-    local = gains(snapshot, layer)
-    if local is None:
-        return result
-    weights = by_channel(local, layer)
-    if Attainable.is_affordable(features.shape[1], weights.shape[1]):
-        result[PREACTIVATION] = Attainable(features, fold, gains=weights)
-    return result
-
-
-def _features(snapshot: Snapshot, layer: Layer) -> Tensor | None:
-    """Return the design of all consumers, or None where their weights are not all there is."""
-    capture = snapshot.capture
-    shape = torch.Size((snapshot.error.shape[0], *layer.entry_shape))
-    parts, rebuilt = [], torch.zeros((), device=snapshot.error.device)
-    for consumer in capture.layout.consumers_of(layer):
-        module = capture.module_of(consumer)
-        plain = isinstance(module, nn.Linear) and len(layer.entry_shape) == 1
-        zeros = getattr(module, "padding_mode", "") == "zeros"
-        even = plain or (isinstance(module, CONVOLUTIONS) and has_even_padding(module))
-        if not plain and not (zeros and even and getattr(module, "groups", 0) == 1):
-            return None
-        signal = snapshot.true.preactivation[consumer.name]
-        parts.append(design(module, signal, shape))
-        weight = capture.module_weights()[consumer.module]
-        rebuilt = rebuilt + transposed(module, signal, weight, shape)
-    true = snapshot.true.entry[layer.name]
-    if not bool((rebuilt - true).norm() <= _SAME * true.norm()):
-        return None
-    return torch.cat(parts, 1) if sum(part.shape[1] for part in parts) <= MOST_ERRORS else None
+def _band(values: np.ndarray) -> tuple[float, float]:
+    """Return the central 95% of a further draw, by Student's t."""
+    n = values.size
+    half = float(special.stdtrit(n - 1, 0.975)) * values.std(ddof=1) * (1.0 + 1.0 / n) ** 0.5
+    centre = float(values.mean())
+    return max(-1.0, centre - half), min(1.0, centre + half)

@@ -87,6 +87,23 @@ class ErrorSignal(AlignmentDiagnostic):
             "Approximate error signal projected on the true one, over the true norm",
             source="DFA-Stall (code)",
         ),
+        Variable(
+            "inner_product_error_signal",
+            _DIMS,
+            "Inner product of true and approximate error signal of the whole batch",
+        ),
+        Variable(
+            "squared_norm_error_signal",
+            _DIMS,
+            "Squared norm of the approximate error signal of the whole batch",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "squared_norm_error_signal_true",
+            _DIMS,
+            "Squared norm of the true error signal of the whole batch",
+            valid=(0.0, None),
+        ),
     )
     cost: ClassVar[float] = 0.1
 
@@ -156,7 +173,7 @@ class ErrorSignal(AlignmentDiagnostic):
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
-        """Yield spread over samples, angle, norm ratio and projection."""
+        """Yield spread over samples, angle, norm ratio, projection, and their raw products."""
         for site in SITES:
             reference, signal = true.site(site), approximate.site(site)
             if reference is None or signal is None:
@@ -169,6 +186,9 @@ class ErrorSignal(AlignmentDiagnostic):
             yield Reading("norm_ratio_error_signal", second.norm() / norm, site=site)
             projection = torch.dot(first / norm, second / norm)
             yield Reading("projection_error_signal", projection, site=site)
+            yield Reading("inner_product_error_signal", torch.dot(first, second), site=site)
+            yield Reading("squared_norm_error_signal", second.square().sum(), site=site)
+            yield Reading("squared_norm_error_signal_true", first.square().sum(), site=site)
 
 
 def _compared(true: Reference, signal: Tensor) -> dict[str, Comparison]:

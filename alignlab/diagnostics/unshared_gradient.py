@@ -1,4 +1,4 @@
-"""Weight gradients of convolutions as if weights were not shared (F2)."""
+"""Weight gradients of shared weights as if they were not shared (F2)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,52 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Variable
-from alignlab.kernels.cosines import cosine, wide
+from alignlab.diagnostics._positions import not_at_positions
+from alignlab.kernels.cosines import wide
 from alignlab.layer_view import LayerView
 
 __all__ = ["UnsharedGradient"]
 
+_KEY = ("cosine_weight_gradient_unshared", "")
+
 
 class UnsharedGradient(AlignmentDiagnostic):
-    """Cosine of the weight gradients of all positions, before they are summed."""
+    r"""Cosine of the weight gradients of all positions, before they are summed.
+
+    .. math:: \frac{\sum_p \langle\hat g_p, g_p\rangle}
+        {\sqrt{\sum_p\|\hat g_p\|^2\,\sum_p\|g_p\|^2}}
+
+    with :math:`g_p` the gradient that position p alone causes, of a convolution or of a Linear
+    layer on positions (tokens). It is the cosine of the same layer without weight sharing.
+
+    How to read it: beside ``cosine_weight_gradient``, that of the sums. Where the shared cosine
+    is far higher and its z small, the sums agree in a common mode that any feedback has, and the
+    layer is not credited position by position. Judge such layers on z and on this number.
+
+    Chance: that of redrawn feedback (or rotated outputs), as for every alignment; narrower than
+    that of the shared gradient, for positions are many. The first-order closed form is exact in
+    the same sense as that of weight gradients.
+
+    Undefined for weights that act at one position alone, for transposed convolutions, at whose
+    output several input positions meet, and for updates that are no sum over positions.
+
+    Source: our derivation.
+
+    Example:
+        >>> from torch.nn import Conv1d, Flatten, Linear, Sequential
+        >>> from torch.nn.functional import cross_entropy
+        >>> from alignlab import Probe
+        >>> from alignlab.rules import BP
+        >>> net = Sequential(Conv1d(2, 4, 3), Flatten(), Linear(24, 3))
+        >>> with Probe(net, cross_entropy, rules=[BP()], draws=32,
+        ...            diagnostics=["unshared-gradient"]) as probe:
+        ...     found = probe.measure(torch.randn(9, 2, 8), torch.arange(9) % 3)
+        >>> round(found["cosine_weight_gradient_unshared"].sel(layer="0").item(), 6)
+        1.0
+    """
 
     variables: ClassVar[tuple[Variable, ...]] = (
         Variable(
@@ -34,20 +70,30 @@ class UnsharedGradient(AlignmentDiagnostic):
         """Return why positions have no gradients of their own."""
         if true.layer.is_output:
             return "it is the output layer, whose gradient is exact"
-        if true.position_gradients is None:
-            return "it is no convolution"
-        if approximate.position_gradients is None:
-            return "the rule's update of its weight is no sum over positions"
+        if true.position_products is None:
+            return not_at_positions(true)
+        if not approximate.is_local:
+            return not_at_positions(approximate)
         return ""
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
-        """Return the cosine for a convolution, nothing for other layers."""
-        if true.layer.is_output:
+        """Return the cosine for a layer on positions, nothing for other layers."""
+        products, adjoint = true.position_products, true.position_adjoint
+        signal = approximate.preactivation
+        if true.layer.is_output or products is None or adjoint is None or signal is None:
             return {}
-        first, second = true.position_gradients, approximate.position_gradients
-        if first is None or second is None:
+        if not approximate.is_local:
             return {}
-        value = cosine(first.flatten(), second.flatten())
-        energy = wide(second).square().sum()
-        key = ("cosine_weight_gradient_unshared", "")
-        return {key: Comparison(value, energy, (~torch.isfinite(value)).double())}
+        energy = products.energy(signal)
+        by_sample = (adjoint * signal.to(adjoint)).flatten(1).sum(1)
+        inner = by_sample.sum(dtype=torch.float64)
+        value = (inner / energy.sqrt()).clamp(-1.0, 1.0)
+        return {_KEY: Comparison(value, energy, (~torch.isfinite(value)).double())}
+
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+        """Return T of the cosine; see the base class."""
+        adjoint = true.position_adjoint
+        if true.layer.is_output or adjoint is None or _KEY not in energies:
+            return {}
+        at_entry = true.to_entry(adjoint.to(true.preactivation))
+        return {_KEY: wide(at_entry) / energies[_KEY].sqrt()}

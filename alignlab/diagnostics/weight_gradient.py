@@ -72,6 +72,23 @@ class WeightGradient(AlignmentDiagnostic):
             better="lower",
             valid=(0.0, 1.0),
         ),
+        Variable(
+            "inner_product_weight_gradient",
+            _DIMS,
+            "Inner product of true and approximate weight gradient",
+        ),
+        Variable(
+            "squared_norm_weight_gradient",
+            _DIMS,
+            "Squared norm of the approximate weight gradient",
+            valid=(0.0, None),
+        ),
+        Variable(
+            "squared_norm_weight_gradient_true",
+            _DIMS,
+            "Squared norm of the true weight gradient, with which that was multiplied",
+            valid=(0.0, None),
+        ),
     )
     cost: ClassVar[float] = 1.0
 
@@ -151,7 +168,7 @@ class WeightGradient(AlignmentDiagnostic):
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
-        """Yield norm ratio, projection, best scale and unexplained share."""
+        """Yield norm ratio, projection, best scale, unexplained share, and their raw products."""
         exact, found = true.gradients_beside(approximate)[0], approximate.gradients[0]
         if exact is None or found is None:
             return
@@ -162,6 +179,9 @@ class WeightGradient(AlignmentDiagnostic):
         yield Reading("projection_weight_gradient", similarity * ratio)
         yield Reading("best_scale_weight_gradient", similarity / ratio)
         yield Reading("unexplained_weight_gradient", 1.0 - similarity.square())
+        yield Reading("inner_product_weight_gradient", torch.dot(first, second))
+        yield Reading("squared_norm_weight_gradient", second.square().sum())
+        yield Reading("squared_norm_weight_gradient_true", first.square().sum())
 
 
 def _whole(first: Tensor, second: Tensor) -> Comparison:

@@ -32,7 +32,8 @@ def called(model: nn.Module, x: Any) -> Any:
 def plainly(*, compiled: bool) -> Iterator[None]:
     """Run compiled modules eagerly, and reentrant checkpointing as if it were not there.
 
-    Hooks that are placed after compilation are not called. A stretch under reentrant
+    Encoder layers call their submodules, which in evaluation mode they otherwise do not without
+    gradients. Hooks that are placed after compilation are not called. A stretch under reentrant
     checkpointing runs without a graph, and its backward pass can neither be run in parts nor
     twice; run as it stands it computes the same numbers with the same randomness, and costs
     the memory that it would have saved.
@@ -44,7 +45,18 @@ def plainly(*, compiled: bool) -> Iterator[None]:
         if compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_without_reentrance())
+        stack.enter_context(_without_fused_encoders())
         yield
+
+
+@contextmanager
+def _without_fused_encoders() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

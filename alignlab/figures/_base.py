@@ -20,7 +20,8 @@ __all__ = ["Figure", "observed", "tidy"]
 
 OBSERVED_ONLY = (
     *("angle_", "attainable_share", "best_scale_", "cosine_error_signal_sd", "loss_change_"),
-    *("norm_ratio_", "projection_", "unexplained_"),
+    *("inner_product_", "norm_ratio_", "projection_", "unexplained_"),
+    *("sign_agreement_excess", "sign_agreement_gaussian"),
 )
 
 

@@ -10,12 +10,31 @@ from torch import Tensor
 
 from alignlab.kernels.cosines import cosine, wide
 
-__all__ = ["Attainable"]
+__all__ = ["Attainable", "chosen_halves"]
+
+Halves = tuple[Tensor, Tensor]
+"""Of some tensor with an axis of samples first: those of the first half, and of the second."""
 
 _TOLERANCE = 1e-10
 _ROWS_PER_FEATURE = 5
-_MOST_ROWS = 20_000
-_MOST_WORK = 2e9
+_MOST_ROWS = 5_000
+_STEPS = 20
+_MOST_WORK = 2e11
+
+
+def chosen_halves(fold: Tensor, n_features: int, n_places: int) -> Halves:
+    """Return which samples of each half are enough to fit, and to read, one weight a feature.
+
+    Args:
+        fold: Samples of the first half, boolean, on the host, ``(n_samples,)``.
+        n_features: Weights of one channel.
+        n_places: Rows that one sample gives.
+
+    Returns:
+        Numbers of the first samples of each half that give 5,000 rows, or ten a feature.
+    """
+    most = max(_MOST_ROWS, 10 * n_features) // n_places + 1
+    return fold.nonzero().flatten()[:most], (~fold).nonzero().flatten()[:most]
 
 
 @final
@@ -23,44 +42,68 @@ class Attainable:
     """How close signals built from given features by any weights can come to a target.
 
     Every channel is fitted by itself, for a weight belongs to one input channel. Weights are
-    fitted on one half of the samples and read on the other, both ways, and averaged; a half
-    is cut to the first samples that give 20,000 rows, or ten rows per feature. Where there are
-    fewer than five acting rows per feature, only the strongest directions of the features are
-    used, so many that there are; what comes out is then a lower bound. Source: our derivation.
+    fitted on one half of the samples and read on the other, both ways, and averaged. Where there
+    are fewer than five acting rows per feature, only the strongest directions of the features
+    are used, so many that there are; what comes out is then a lower bound. The fits are made by
+    conjugate gradients on whitened features, all channels and targets at once and without a
+    look at any value, in float32 for features in float32. Source: our derivation.
 
     Args:
-        features: Shape ``(n_samples, n_features, n_places)``.
-        fold: Samples of the first half, boolean, ``(n_samples,)``.
-        gains: Squared local gains, shape ``(n_samples, n_channels, n_places)``: cosines are
-            then those after the local backward map. None for all ones.
+        features: Of each half, shape ``(n_samples, n_features, n_places)``.
+        gains: Squared local gains of each half, shape ``(n_samples, n_channels, n_places)``:
+            cosines are then those after the local backward map. None for all ones.
     """
 
-    def __init__(self, features: Tensor, fold: Tensor, *, gains: Tensor | None = None) -> None:
-        """Factorise the least-squares problems of both halves."""
-        chosen = [_first(half, features) for half in (fold, ~fold)]
-        directions = _directions(features, chosen, gains)
-        self._halves: Final = [_Half(features, half, gains, directions) for half in chosen]
+    def __init__(self, features: Halves, *, gains: Halves | None = None) -> None:
+        """Whiten the features of both halves together."""
+        rows = [_by_row(half) for half in features]
+        plain = [wide(half) for half in rows]
+        moments = [half.T @ half for half in plain]
+        values, vectors = torch.linalg.eigh(moments[0] + moments[1])
+        values, vectors = values.flip(0), vectors.flip(1)
+        most = max(1, min(map(len, rows)) // _ROWS_PER_FEATURE)
+        values, vectors = values[:most], vectors[:, :most]
+        kept = (values > _TOLERANCE * values[:1]) & (values > 0)
+        scale = torch.where(kept, values.clamp_min(torch.finfo(torch.float64).tiny).rsqrt(), 0.0)
+        whitening = vectors * scale
+        like = rows[0]
+        self._rows: Final = [(half @ whitening).to(like) for half in plain]
+        own = [(whitening.T @ each @ whitening).to(like) for each in moments]
+        self._halves: Final = (
+            _plain(self._rows, own) if gains is None else _gated(self._rows, gains)
+        )
 
     @staticmethod
-    def is_affordable(n_features: int, n_channels: int) -> bool:
-        """Whether a fit with gains, one factorisation a channel, stays within its bound."""
-        return n_channels * n_features**3 <= _MOST_WORK
+    def is_affordable(n_features: int, n_channels: int, n_rows: int) -> bool:
+        """Whether a fit stays within its bound, half a minute for a core of 10 GFlop/s."""
+        directions = min(n_features, max(1, n_rows // _ROWS_PER_FEATURE))
+        return 8 * _STEPS * n_rows * directions * n_channels <= _MOST_WORK
 
-    def cosines(self, targets: Sequence[Tensor]) -> Tensor:
+    def gated(self, gains: Halves) -> Attainable:
+        """Return the same after a local backward map.
+
+        Args:
+            gains: Squared local gains, as for the class.
+        """
+        other = object.__new__(Attainable)
+        object.__setattr__(other, "_rows", self._rows)
+        object.__setattr__(other, "_halves", _gated(self._rows, gains))
+        return other
+
+    def cosines(self, targets: Sequence[Halves]) -> Tensor:
         """Return the held-out cosines of targets with their best fits.
 
         Args:
-            targets: Each of shape ``(n_samples, n_channels, n_places)``.
+            targets: Of each half, ``(n_samples, n_channels, n_places)``.
 
         Returns:
             Dimensionless, in [-1, 1], shape ``(len(targets),)``; NaN for a zero target.
         """
         first, second = self._halves
-        both = [
-            test.score(train.fit(targets), targets)
-            for train, test in ((first, second), (second, first))
-        ]
-        return torch.stack(both).mean(0)
+        aims = [_aims([target[k] for target in targets]) for k in (0, 1)]
+        one = second.score(first.fit(aims[0]), aims[1])
+        other = first.score(second.fit(aims[1]), aims[0])
+        return (one + other) / 2.0
 
 
 @final
@@ -68,70 +111,90 @@ class _Half:
     """One half of the samples: to be fitted on, and to be read on."""
 
     def __init__(
-        self, features: Tensor, chosen: Tensor, gains: Tensor | None, directions: Tensor
+        self,
+        rows: Tensor,
+        *,
+        moments: Tensor | None = None,
+        gains: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> None:
-        self._chosen = chosen
-        self._rows = _by_row(features, chosen) @ directions
-        self._gains = None if gains is None else _by_row(gains, chosen).T
-        self._inverse = self._factorised()
+        """Take whitened rows with their moments, or with gains and which directions are fitted."""
+        self._rows = rows
+        self._kept = kept
+        self._gains = gains
+        self._moments = moments
+        if gains is not None:
+            # A factor on all gains of a channel changes no fit.
+            largest = gains.amax(0, keepdim=True)
+            self._shares = torch.where(largest > 0, gains / largest, 0.0).to(rows).unsqueeze(1)
 
-    def fit(self, targets: Sequence[Tensor]) -> list[Tensor]:
-        """Return the weights of every target, shape ``(n_directions, n_channels)``."""
-        return [self._fitted(_by_row(target, self._chosen), self._inverse) for target in targets]
+    def fit(self, aims: Tensor) -> Tensor:
+        """Return the weights of every target, shape ``(n_directions, n_targets, n_channels)``."""
+        sizes = torch.linalg.vector_norm(wide(aims), dim=(0, 2), keepdim=True)
+        unit = torch.where(sizes > 0, wide(aims) / sizes, 0.0).to(self._rows)
+        gated = unit if self._gains is None else unit * self._shares
+        found = self._solved(self._masked(self._rows.T @ gated.flatten(1)), gated.shape[1:])
+        result: Tensor = wide(found).unflatten(1, gated.shape[1:]) * sizes
+        return result
 
-    def score(self, weights: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    def score(self, weights: Tensor, aims: Tensor) -> Tensor:
         """Return the cosine of every target with what given weights make of the features."""
-        gain = 1.0 if self._gains is None else self._gains.T.sqrt()
-        found = []
-        for weight, target in zip(weights, targets, strict=True):
-            shown = (self._rows @ weight) * gain
-            aimed = _by_row(target, self._chosen) * gain
-            found.append(cosine(shown.flatten(), aimed.flatten()).cpu())
-        return torch.stack(found)
+        shown = (wide(self._rows) @ weights.flatten(1)).unflatten(1, weights.shape[1:])
+        aims = wide(aims)
+        if self._gains is not None:
+            root = wide(self._gains).sqrt().unsqueeze(1)
+            shown, aims = shown * root, aims * root
+        return cosine(shown.transpose(0, 1).flatten(1), aims.transpose(0, 1).flatten(1))
 
-    def _fitted(self, aims: Tensor, inverse: Tensor) -> Tensor:
-        if self._gains is None:
-            return inverse @ (self._rows.T @ aims)
-        moments = self._rows.T @ (aims * self._gains.T)
-        return torch.einsum("cfg,gc->fc", inverse, moments)
+    def _masked(self, moments: Tensor) -> Tensor:
+        return moments if self._kept is None else moments * self._kept
 
-    def _factorised(self) -> Tensor:
-        if self._gains is None:
-            return _pseudo_inverse(self._rows.T @ self._rows)
-        grams = [(self._rows * gain.unsqueeze(1)).T @ self._rows for gain in self._gains]
-        return _pseudo_inverse(torch.stack(grams))
+    def _applied(self, weights: Tensor, shape: torch.Size) -> Tensor:
+        """Return the gated moments of the rows times some weights."""
+        if self._moments is not None:
+            return self._masked(self._moments @ weights)
+        shown = (self._rows @ weights).unflatten(1, shape) * self._shares
+        return self._masked(self._rows.T @ shown.flatten(1))
 
-
-def _directions(features: Tensor, halves: Sequence[Tensor], gains: Tensor | None) -> Tensor:
-    """Return as many of the strongest directions of the features as the rows can bear."""
-    grams = [rows.T @ rows for rows in (_by_row(features, half) for half in halves)]
-    _, vectors = torch.linalg.eigh(grams[0] + grams[1])
-    acting = min(_acting(features, half, gains) for half in halves)
-    most = max(1, int(acting / _ROWS_PER_FEATURE))
-    result: Tensor = vectors.flip(1)[:, :most]
-    return result
-
-
-def _acting(features: Tensor, chosen: Tensor, gains: Tensor | None) -> float:
-    if gains is None:
-        return float(chosen.sum()) * features.shape[2]
-    return float((_by_row(gains, chosen) > 0).sum(0).double().median())
+    def _solved(self, moments: Tensor, shape: torch.Size) -> Tensor:
+        """Return what conjugate gradients find, every column by itself, from zero."""
+        found, rest = torch.zeros_like(moments), moments
+        direction, energy = rest, rest.square().sum(0)
+        floor = energy * torch.finfo(moments.dtype).eps ** 2
+        for _ in range(_STEPS):
+            image = self._applied(direction, shape)
+            curvature = (direction * image).sum(0)
+            is_on = (energy > floor) & (curvature > 0)
+            step = torch.where(is_on, energy / curvature, 0.0)
+            found = found + step * direction
+            rest = rest - step * image
+            left = rest.square().sum(0)
+            direction = rest + torch.where(is_on, left / energy, 0.0) * direction
+            energy = left
+        return found
 
 
-def _by_row(tensor: Tensor, chosen: Tensor) -> Tensor:
-    """Return ``(n_samples, n, n_places)`` of some samples as rows of places, ``(rows, n)``."""
-    return wide(tensor[chosen]).transpose(1, 2).flatten(0, 1)
+def _plain(rows: Sequence[Tensor], moments: Sequence[Tensor]) -> tuple[_Half, _Half]:
+    first, second = (_Half(half, moments=own) for half, own in zip(rows, moments, strict=True))
+    return first, second
 
 
-def _first(chosen: Tensor, features: Tensor) -> Tensor:
-    _, n_features, n_places = features.shape
-    most = max(_MOST_ROWS, 10 * n_features) // n_places + 1
-    return chosen & (torch.cumsum(chosen.long(), 0) <= most)
+def _gated(rows: Sequence[Tensor], gains: Halves) -> tuple[_Half, _Half]:
+    by_row = [_by_row(half) for half in gains]
+    acting = torch.stack([(half > 0).sum(0).double().median() for half in by_row]).amin()
+    order = torch.arange(rows[0].shape[1], device=rows[0].device)
+    most = (acting / _ROWS_PER_FEATURE).floor().clamp_min(1.0)
+    kept = (order < most).to(rows[0]).unsqueeze(1)
+    first, second = (_Half(r, gains=g, kept=kept) for r, g in zip(rows, by_row, strict=True))
+    return first, second
 
 
-def _pseudo_inverse(gram: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(gram)
-    kept = values > _TOLERANCE * values.amax(-1, keepdim=True)
-    inverses = torch.where(kept, 1.0 / values.clamp_min(1e-300), 0.0)
-    result: Tensor = (vectors * inverses.unsqueeze(-2)) @ vectors.mT
-    return result
+def _aims(targets: Sequence[Tensor]) -> Tensor:
+    """Return targets as ``(rows, n_targets, n_channels)``."""
+    return torch.stack([_by_row(target) for target in targets], 1)
+
+
+def _by_row(tensor: Tensor) -> Tensor:
+    """Return ``(n_samples, n, n_places)`` as rows of places, ``(n_places * n_samples, n)``."""
+    rows = tensor.permute(2, 0, 1).flatten(0, 1)
+    return rows if rows.dtype == torch.float64 else rows.float()

@@ -13,6 +13,9 @@ __all__ = [
     "isotropic_participation_ratio",
     "numerical_rank",
     "participation_ratio",
+    "relative_energies",
+    "scaled_gram",
+    "spectral_rank",
     "stable_rank",
 ]
 
@@ -21,20 +24,63 @@ def energies(rows: Tensor, *, centred: bool) -> Tensor:
     r"""Return the eigenvalues of :math:`X^\top X` that can differ from zero, descending.
 
     Args:
-        rows: Matrix of samples, shape ``(n_samples, n)``.
+        rows: Matrices of samples, shape ``(..., n_samples, n)``.
         centred: Take the mean over samples away first.
 
     Returns:
-        Squared singular values, float64, shape ``(min(n_samples, n),)``, at least 0.
+        Squared singular values, float64, shape ``(..., min(n_samples, n))``, at least 0; NaN
+        for a matrix that is not finite.
+
+    Example:
+        >>> energies(torch.diag(torch.tensor([1.0, 3.0])), centred=False).tolist()
+        [9.0, 1.0]
     """
     matrix = wide(rows)
     if centred:
-        matrix = matrix - matrix.mean(0, keepdim=True)
-    scale = matrix.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
-    matrix = matrix / scale
-    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0.0).flip(0)
-    result: Tensor = eigenvalues * scale**2
+        matrix = matrix - matrix.mean(-2, keepdim=True)
+    scale = matrix.abs().amax((-2, -1)).square()
+    return relative_energies(scaled_gram(matrix, centred=False)) * scale.unsqueeze(-1)
+
+
+def scaled_gram(rows: Tensor, *, centred: bool) -> Tensor:
+    r"""Return the smaller of :math:`X^\top X` and :math:`XX^\top`, X scaled to 1 at most.
+
+    Args:
+        rows: Matrices of samples, shape ``(..., n_samples, n)``.
+        centred: Take the mean over samples away first.
+
+    Returns:
+        Float64, shape ``(..., k, k)`` with k the smaller of ``n_samples`` and n; NaN for a matrix
+        that is not finite.
+
+    Example:
+        >>> scaled_gram(torch.tensor([[3.0, 4.0]]), centred=False).tolist()
+        [[1.5625]]
+    """
+    matrix = wide(rows)
+    if centred:
+        matrix = matrix - matrix.mean(-2, keepdim=True)
+    scale = matrix.abs().amax((-2, -1), keepdim=True)
+    matrix = matrix / scale.clamp_min(torch.finfo(torch.float64).tiny)
+    return matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
+
+
+def relative_energies(grams: Tensor) -> Tensor:
+    """Return the eigenvalues of Gram matrices, descending; effective dimensions need no more.
+
+    Args:
+        grams: As ``scaled_gram`` gives them, shape ``(..., k, k)``.
+
+    Returns:
+        Float64, shape ``(..., k)``, at least 0; NaN for a matrix that is not finite.
+
+    Example:
+        >>> relative_energies(torch.diag(torch.tensor([1.0, 4.0]))).tolist()
+        [4.0, 1.0]
+    """
+    finite = torch.isfinite(grams).all(-1).all(-1)[..., None]
+    found = torch.linalg.eigvalsh(torch.where(finite.unsqueeze(-1), wide(grams), 0.0))
+    result: Tensor = torch.where(finite, found.clamp_min(0.0).flip(-1), torch.nan)
     return result
 
 
@@ -110,16 +156,39 @@ def isotropic_participation_ratio(n_samples: int, n: int) -> float:
     return (n_samples * n + 2) / (n_samples + n + 1)
 
 
-def numerical_rank(rows: Tensor, *, tolerance: float = 1e-5) -> Tensor:
-    """Return how many singular values exceed ``tolerance`` times the largest.
+def spectral_rank(eigenvalues: Tensor, *, tolerance: float = 1e-5) -> Tensor:
+    r"""Return how many singular values exceed ``tolerance`` times the largest.
 
     Args:
-        rows: Shape ``(n_samples, n)``.
-        tolerance: Relative to the largest singular value.
+        eigenvalues: Eigenvalues of :math:`X^\top X`, as ``energies`` gives them, ``(..., n)``.
+            They are good to about 1e-15 of the largest, singular values thus to 1e-7.
+        tolerance: Relative to the largest singular value, at least 1e-6.
 
     Returns:
-        Count, float64 scalar; 0 for the zero matrix.
+        Count, float64, shape ``(...)``; 0 for the zero matrix, NaN where one is not finite.
+
+    Example:
+        >>> spectral_rank(torch.tensor([4.0, 1.0, 0.0])).item()
+        2.0
     """
-    values = torch.linalg.svdvals(wide(rows))
-    result: Tensor = (values > tolerance * values.amax().clamp_min(1e-300)).sum().double()
+    largest = eigenvalues.amax(-1, keepdim=True)
+    above = (eigenvalues > tolerance**2 * largest).sum(-1).double()
+    result: Tensor = torch.where(torch.isfinite(largest.squeeze(-1)), above, torch.nan)
     return result
+
+
+def numerical_rank(rows: Tensor, *, tolerance: float = 1e-5) -> Tensor:
+    """Return how many singular values of matrices exceed ``tolerance`` times the largest.
+
+    Args:
+        rows: Shape ``(..., n_samples, n)``.
+        tolerance: Relative to the largest singular value, at least 1e-6.
+
+    Returns:
+        Count, float64, shape ``(...)``; 0 for the zero matrix.
+
+    Example:
+        >>> numerical_rank(torch.ones(3, 2)).item()
+        1.0
+    """
+    return spectral_rank(energies(rows, centred=False), tolerance=tolerance)

@@ -23,6 +23,9 @@ class Summary:
         descent_rate: Share of samples with a positive product, in [0, 1].
         norm_ratio: Norm of the approximate signal over that of the true one.
         n_undefined: Samples of which one of the signals has no direction.
+        inner_product: Inner product of both signals of the whole batch.
+        squared_norm: Squared norm of the approximate signal of the whole batch.
+        squared_norm_true: That of the true one.
     """
 
     cosine: np.ndarray
@@ -31,6 +34,9 @@ class Summary:
     descent_rate: np.ndarray
     norm_ratio: np.ndarray
     n_undefined: np.ndarray
+    inner_product: np.ndarray
+    squared_norm: np.ndarray
+    squared_norm_true: np.ndarray
 
 
 def summarized(true: np.ndarray, norm: np.ndarray, product: np.ndarray) -> Summary:
@@ -72,6 +78,9 @@ def summarized(true: np.ndarray, norm: np.ndarray, product: np.ndarray) -> Summa
             descent_rate=((cosines > 0) & defined).sum(-1) / count,
             norm_ratio=whole / whole_true,
             n_undefined=np.where(np.isnan(norm).all(-1), np.nan, true.shape[-1] - count),
+            inner_product=product.sum(-1),
+            squared_norm=whole**2,
+            squared_norm_true=whole_true**2,
         )
 
 

@@ -37,13 +37,16 @@ SCHEMA_VERSION = 1
 DIMS = (
     *("step", "rule", "layer", "site", "sample", "draw", "class", "singular_value", "frequency"),
     *("run", "rule_other", "run_other", "row", "column", "component", "hypothesis"),
-    *("intervention", "diagnostic", "earlier", "count", "share", "shift"),
+    *("intervention", "diagnostic", "earlier", "count", "length", "share", "shift"),
 )
 SITES = ("entry", "preactivation")
 STATUSES_WITHOUT_VALUE = ("null draw", "undefined")
 STATUSES_AGAINST_CHANCE = ("opposed", "at chance", "detectable", "useful")
 STATUSES = ("undecidable", *STATUSES_AGAINST_CHANCE, "exact", *STATUSES_WITHOUT_VALUE)
-NULL_KINDS = ("feedback_draw", "rule_draw", "output_rotation", "sample_permutation", "none")
+NULL_KINDS = (
+    *("feedback_draw", "rule_draw", "output_rotation", "sample_permutation", "sign_flip"),
+    "none",
+)
 NULL_METHODS = ("closed form", "redraws")
 FEEDBACK_ORIGINS = (
     *("checkpoint", "replayed", "replayed, unverified", "drawn"),
@@ -186,6 +189,7 @@ COORDINATES: Mapping[str, Variable] = {
         _coordinate("diagnostic", "diagnostic", "diagnostic"),
         _coordinate("earlier", "earlier", "state of earlier in the training"),
         _coordinate("count", "count", "calls that are averaged", "count", dtype="float"),
+        _coordinate("length", "length", "averaging length", "step", dtype="float"),
         _coordinate("share", "share", "share of entries that are kept", dtype="float"),
         _coordinate("shift", "shift", "shift of the input", "pixel", dtype="float"),
         _coordinate("layer_kind", "layer", "class of the module"),

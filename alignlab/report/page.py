@@ -24,6 +24,7 @@ from alignlab.report._layers import (
     weight_rows,
     width_rows,
 )
+from alignlab.report._numbers import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["render", "render_index", "save"]
 
 _NOTHING: dict[str, object] = dict.fromkeys(
-    ("signals", "gradients", "widths", "weights", "drawings", "undrawn"), ()
+    ("signals", "gradients", "widths", "weights", "drawings", "undrawn", "numbers"), ()
 )
 
 
@@ -184,6 +185,7 @@ def _measured(ds: xr.Dataset) -> dict[str, object]:
         "weights": weight_rows(ds),
         "drawings": drawings,
         "undrawn": undrawn,
+        "numbers": numbers(ds),
     }
 
 

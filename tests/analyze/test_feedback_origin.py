@@ -129,7 +129,7 @@ each_form = pytest.mark.parametrize("rule", FORMS, ids=lambda rule: rule.label)
 def test_feedback_of_every_form_is_found_or_replayed_and_is_the_same(
     tmp_path: Path, rule: Any
 ) -> None:
-    names = ["error-signal", "weight-feedback", "width-bound"]
+    names = ["error-signal", "weight-feedback", "bottleneck"]
     found = analyse(written(tmp_path, rule), diagnostics=names).recording
     assert origins(found)[rule.label] == "checkpoint"
     path = written(tmp_path, rule, feedback=False)

@@ -114,7 +114,7 @@ def test_the_best_kernel_attains_the_attainable_cosine() -> None:
         ("conv2d, circular", "0", True, True),
         ("residual", "0.0", False, False),
         ("residual", "1.conv1", True, False),
-        ("positions", "first", False, False),
+        ("positions", "first", True, True),
     ],
 )
 def test_the_attainable_cosine_is_given_where_the_next_weights_are_all_there_is(

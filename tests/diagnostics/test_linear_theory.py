@@ -107,7 +107,7 @@ def strongly_aligned(width: int, *, n_errors: int = 10, seed: int = 0) -> xr.Dat
     batch = x, output - error
     return probed(
         *(linear_network(weights), half_squared_error, batch, given_feedback(named(feedback))),
-        diagnostics=("error-signal", "weight-feedback", "width-bound"),
+        diagnostics=("error-signal", "weight-feedback", "bottleneck"),
     ).sel(rule="dfa")
 
 
@@ -141,7 +141,7 @@ def bottleneck(rank: int, *, best: bool, seed: int) -> xr.Dataset:
     return probed(
         *(linear_network(weights), half_squared_error, (x, output - error)),
         given_feedback(named(feedback)),
-        diagnostics=("error-signal", "width-bound"),
+        diagnostics=("error-signal", "bottleneck"),
     ).sel(rule="dfa")
 
 
@@ -169,7 +169,7 @@ def test_drawn_feedback_gives_the_bound_a_band_and_no_alignment() -> None:
     drawn = given_feedback({"0": np.zeros((12, 7)), "1": np.zeros((2, 7))}, origin="drawn")
     found = probed(
         *(linear_network(weights), half_squared_error, data(7), drawn),
-        diagnostics=("error-signal", "width-bound"),
+        diagnostics=("error-signal", "bottleneck"),
     ).isel(rule=0, layer=0)
     assert found["width_bound_low"] < found["width_bound"] < found["width_bound_high"] < 1.0
     assert found["cosine_error_signal"].isnull().all()

@@ -127,7 +127,7 @@ def test_the_resnet_is_measured_with_the_diagnostics_of_convolutions() -> None:
         "resnet20_chen_epoch1.t7",
         samples=32,
         rules=["dfa"],
-        diagnostics=["reach", "convolution-cap", "spatial-spectrum", "width-bound", "validity"],
+        diagnostics=["reach", "convolution-cap", "spatial-spectrum", "bottleneck", "validity"],
     )
     store.validate(found)
     assert found["measurement_status"].item() == "valid"

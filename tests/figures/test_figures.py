@@ -94,6 +94,7 @@ def points(drawing: Drawing) -> np.ndarray:
         ("cosine-by-layer", ["cosine_error_signal"]),
         ("weight-gradient-cosine", ["cosine_weight_gradient", "cosine_weight_gradient_debiased"]),
         ("width-and-reach", ["width_bound", "reach_cosine_in_sample"]),
+        ("bottleneck-atlas", ["width_bound", "cosine_error_signal_flat", "width_that_lifts"]),
         ("convolution-panel", ["cosine_error_signal_flat", "attainable_cosine", "coherence"]),
         ("effective-rank", ["participation_ratio_signal"]),
         ("loss-change", ["loss_change_first_order", "loss_change_actual"]),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignlab.kernels.convolution import coherence, design, position_gradients, structured_share
+from alignlab.kernels.convolution import design, structured_share
 from alignlab.kernels.layers import linear_part, operator_energy, tap_counts, transposed
 from tests.oracles.dense import free_entries, output_shape, unrolled
 
@@ -95,10 +95,38 @@ def test_tap_counts_and_energy_are_those_of_the_unrolled_matrix(
         assert float(energy) == pytest.approx(float(matrix_of(module, weight, shape).norm() ** 2))
 
 
+REPEATING = {
+    "conv1d, reflected": (nn.Conv1d(2, 2, 5, padding=2, padding_mode="reflect"), (2, 5)),
+    "conv2d, replicated": (nn.Conv2d(1, 2, 3, padding=1, padding_mode="replicate"), (1, 3, 4)),
+    "conv1d, around twice": (nn.Conv1d(2, 2, 5, padding=2, padding_mode="circular"), (2, 3)),
+}
+
+
+def entries_of(module: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return what every weight entry is in the unrolled matrix, from what the layer does."""
+    x = torch.eye(prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    units = torch.eye(module.weight.numel(), dtype=torch.float64).reshape(-1, *module.weight.shape)
+    return np.stack([linear_part(module, x, unit).flatten(1).T.flatten().numpy() for unit in units])
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"), [*REPEATING.values(), *CIRCULAR.values()], ids=[*REPEATING, *CIRCULAR]
+)
+def test_the_structured_share_knows_padding_that_repeats_inputs(
+    module: Any, shape: tuple[int, ...]
+) -> None:
+    first, second = doubles(3, *shape), doubles(4, *module(torch.zeros(1, *shape)).shape[1:])[:3]
+    target = (second.flatten(1).T @ first.flatten(1)).numpy().ravel()
+    entries = entries_of(module, shape)
+    projected = entries.T @ np.linalg.lstsq(entries.T, target, rcond=None)[0]
+    expected = np.linalg.norm(projected) / np.linalg.norm(target)
+    assert float(structured_share(module, first, second)) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("module", "shape"), [*LAYERS.values(), *SPREAD.values()], ids=[*LAYERS, *SPREAD]
 )
-def test_the_structured_share_is_the_projection_on_all_weights_of_the_layer(
+def test_the_structured_share_is_is_the_projection_on_all_weights_of_the_layer(
     module: Any, shape: tuple[int, ...]
 ) -> None:
     above = output_shape(module, shape)
@@ -116,55 +144,19 @@ def test_the_weights_of_a_linear_layer_reach_any_feedback() -> None:
     assert float(share) == pytest.approx(1.0, abs=1e-12)
 
 
-@each_layer
+@each_map
 def test_the_design_builds_the_gradient_at_the_input_from_any_weight(
     module: Any, shape: tuple[int, ...]
 ) -> None:
-    if getattr(module, "groups", 1) > 1 or (len(shape) == 2 and isinstance(module, nn.Linear)):
+    if getattr(module, "groups", 1) > 1:
         return
     weight = doubles(*module.weight.shape)
     signal = doubles(5, *output_shape(module, shape))
     features = design(module, signal, torch.Size((5, *shape)))
-    # A weight's features are its output channel and its tap, in that order.
-    by_feature = weight.flatten(2).transpose(1, 2) if weight.dim() > 2 else weight.unsqueeze(1)
+    # A weight's features are its tap and its output channel, in that order.
+    by_feature = weight.flatten(2).permute(2, 0, 1) if weight.dim() > 2 else weight.unsqueeze(0)
     kernel = by_feature.reshape(-1, weight.shape[1])
     built = torch.einsum("nfp,fc->ncp", features, kernel)
     expected = transposed(module, signal, weight, torch.Size((5, *shape)))
-    torch.testing.assert_close(built.flatten(1), expected.flatten(1))
-
-
-@each_map
-def test_the_gradients_of_all_positions_are_those_of_a_layer_without_sharing(
-    module: Any, shape: tuple[int, ...]
-) -> None:
-    if isinstance(module, nn.Linear):
-        return
-    x, signal = doubles(5, *shape), doubles(5, *output_shape(module, shape))
-    found = position_gradients(module, x, signal)
-    positions = prod(signal.shape[2:])
-    taps = module.weight[0].numel()
-    assert found.shape == (positions, module.out_channels, taps)
-    for position in range(positions):
-        alone = torch.zeros_like(signal).flatten(2)
-        alone[..., position] = signal.flatten(2)[..., position]
-        weight = doubles(*module.weight.shape).requires_grad_()
-        linear_part(module, x, weight).backward(alone.reshape(signal.shape))
-        assert weight.grad is not None
-        torch.testing.assert_close(found[position], weight.grad.flatten(1))
-
-
-def test_position_gradients_do_not_depend_on_how_samples_are_cut(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    module = nn.Conv2d(2, 3, 3)
-    x, signal = doubles(7, 2, 5, 5), doubles(7, 3, 3, 3)
-    whole = position_gradients(module, x, signal)
-    monkeypatch.setattr("alignlab.kernels.convolution._LARGEST_CHUNK", 1)
-    torch.testing.assert_close(position_gradients(module, x, signal), whole)
-
-
-def test_coherence_is_one_where_positions_agree_and_small_where_they_do_not() -> None:
-    assert float(coherence(torch.ones(9, 2, 3))) == pytest.approx(1.0)
-    assert float(coherence(torch.eye(16))) == pytest.approx(16**-0.5)
-    assert float(coherence(torch.tensor([[1.0], [-1.0]]))) == 0.0
-    assert torch.isnan(coherence(torch.zeros(4, 2)))
+    by_channel = expected.movedim(-1, 1) if isinstance(module, nn.Linear) else expected
+    torch.testing.assert_close(built.flatten(1), by_channel.flatten(1))

@@ -15,6 +15,9 @@ from alignlab.kernels.ranks import (
     isotropic_participation_ratio,
     numerical_rank,
     participation_ratio,
+    relative_energies,
+    scaled_gram,
+    spectral_rank,
     stable_rank,
 )
 
@@ -84,3 +87,45 @@ def test_a_product_of_thin_matrices_has_their_rank(rank: int) -> None:
     product = rows(9, rank, seed=1) @ rows(rank, 8, seed=2)
     assert float(numerical_rank(product)) == rank
     assert float(numerical_rank(product * 1e-25)) == rank
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
+def test_matrices_together_are_matrices_one_by_one(shape: tuple[int, int]) -> None:
+    stacked = torch.stack([rows(*shape, seed=k) * 10.0 ** (5 * k) for k in range(3)])
+    for centred in (False, True):
+        found = energies(stacked, centred=centred)
+        for one, matrix in zip(found, stacked, strict=True):
+            alone = energies(matrix, centred=centred)
+            torch.testing.assert_close(one, alone, rtol=1e-9, atol=1e-12 * float(alone[0]))
+    assert numerical_rank(stacked).tolist() == [4.0, 4.0, 4.0]
+
+
+def test_what_is_not_finite_has_no_rank_and_spoils_no_other() -> None:
+    stacked = torch.stack([rows(4, 3), rows(4, 3, seed=1)])
+    stacked[0, 1, 2] = torch.nan
+    found = energies(stacked, centred=False)
+    assert torch.isnan(found[0]).all()
+    torch.testing.assert_close(found[1], energies(stacked[1], centred=False))
+    assert torch.isnan(spectral_rank(found))[0]
+    assert spectral_rank(found)[1] == 3
+
+
+@given(seed=st.integers(0, 100), centred=st.booleans(), scale=st.sampled_from([1e-25, 1.0, 1e15]))
+def test_effective_dimensions_follow_from_scaled_gram_matrices(
+    seed: int, centred: bool, scale: float
+) -> None:
+    matrix = scale * rows(7, 4, seed=seed)
+    found = relative_energies(scaled_gram(matrix, centred=centred))
+    exact = energies(matrix, centred=centred)
+    for measure in (*MEASURES, spectral_rank):
+        assert float(measure(found)) == pytest.approx(float(measure(exact)))
+
+
+@given(rank=st.integers(1, 6), smallest=st.floats(1e-4, 1.0))
+def test_the_rank_from_energies_is_that_of_singular_values(rank: int, smallest: float) -> None:
+    left = torch.linalg.qr(rows(12, rank, seed=3).double()).Q
+    right = torch.linalg.qr(rows(9, rank, seed=4).double()).Q
+    values = torch.linspace(1.0, smallest, rank, dtype=torch.float64)
+    matrix = (left * values) @ right.T
+    exact = np.linalg.svd(matrix.numpy(), compute_uv=False)
+    assert int(numerical_rank(matrix)) == int((exact > 1e-5 * exact[0]).sum()) == rank

@@ -21,6 +21,9 @@ def test_rows_say_what_the_vectors_say(shape: tuple[int, int], seed: int, power:
     b[random.random(len(b)) < 0.3] = 0.0
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     found = summarized(*norms, (a * b).sum(1))
+    assert found.inner_product == pytest.approx((a * b).sum(), rel=1e-9, abs=1e-9 * 10**power)
+    assert found.squared_norm == pytest.approx((b**2).sum())
+    assert found.squared_norm_true == pytest.approx((a**2).sum())
     each = cosine(torch.tensor(a), torch.tensor(b)).numpy()
     known = each[np.isfinite(each)]
     assert found.n_undefined == len(each) - len(known)
@@ -48,6 +51,7 @@ def test_rows_that_were_not_measured_say_nothing() -> None:
     found = summarized(np.ones(3), nothing, nothing)
     assert np.isnan(found.cosine)
     assert np.isnan(found.n_undefined)
+    assert np.isnan([found.inner_product, found.squared_norm]).all()
 
 
 def test_squared_norms_of_chi_square_concentrate_as_the_square_root_of_two_over_n() -> None:

@@ -18,7 +18,10 @@ DENSE_LAYERS = ("fc1", "fc2", "fc3", "fc4", "head")
 N_SAMPLES, N_CLASSES, N_FREQUENCIES = 360, 10, 5
 PER_SAMPLE = ("cosine_error_signal", "descent_rate")
 UNDECIDABLE_SD = 0.25
-WHOLE_NUMBERS = ("error_rank", "signal_rank", "alignment_matrix_rank", "narrowest_width_above")
+WHOLE_NUMBERS = (
+    *("error_rank", "signal_rank", "alignment_matrix_rank", "narrowest_width_above"),
+    "width_that_lifts",
+)
 USEFUL_COSINE = 0.1**0.5
 
 
@@ -148,7 +151,7 @@ class _Invention:
         only_conv = ("convolution", "attainable", "coherence", "spatial")
         if variable.name.startswith(only_conv) or variable.name.endswith("unshared"):
             absent |= self._along_layers(variable, ~self.is_conv)
-        hidden_only = ("alignment_matrix", "width_bound", "narrowest", "cosine_feedback_path")
+        hidden_only = ("alignment_matrix", "width_", "narrowest", "cosine_feedback_path")
         if variable.name.startswith(hidden_only):
             absent |= self._along_layers(variable, self._is_output())
         needs_trained = ("angle_", "norm_ratio_weight_feedback", "attainable_share")

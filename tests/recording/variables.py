@@ -146,6 +146,7 @@ def _plain() -> Iterator[Variable]:
         better="lower",
         valid=(0.0, 180.0),
     )
+    yield Variable("width_that_lifts", RL, "Width that lifts", valid=ABOVE_ONE)
 
 
 def _text() -> Iterator[Variable]:

@@ -241,7 +241,7 @@ def project_one(error: Tensor, feedback: Any) -> Tensor:
 @pytest.mark.parametrize("rule", LARGE, ids=lambda rule: rule.label)
 def test_a_probe_of_fifty_thousand_classes_stays_small(rule: DFA) -> None:
     model, loss, x, y = many_classes()
-    names = ["error-signal", "width-bound", "weight-feedback", "alignment-matrix", "reach"]
+    names = ["error-signal", "bottleneck", "weight-feedback", "alignment-matrix", "reach"]
     with Allocations() as seen, Probe(model, loss, rules=[rule], diagnostics=names, draws=32) as p:
         found = p.measure(x, y).isel(step=0, rule=0)
     assert np.isfinite(found["cosine_error_signal"].sel(layer="0", site="entry"))

@@ -1,0 +1,235 @@
+"""The kernel by which a rule's error signals move the outputs, and the tangent kernel beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alignlab.kernels.convolution import CONVOLUTIONS
+from alignlab.kernels.cosines import wide
+
+__all__ = [
+    "Sketched",
+    "centred",
+    "gradient_rows",
+    "kernel_cosine",
+    "linear_block",
+    "sketched_cosine",
+    "sketched_norm",
+    "smallest_share",
+    "target_alignment",
+]
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """A number from random directions.
+
+    Attributes:
+        value: float64, shape ``(...)``.
+        standard_error: By the jackknife over directions of both sides, shape ``(...)``.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def linear_block(true: Tensor, pseudo: Tensor, inputs: Tensor, *, bias: bool) -> Tensor:
+    r"""Return the kernel's part of a linear layer without positions.
+
+    .. math:: K_{(i,c),(j,d)} = \langle\delta_{ic}, \tilde\delta_{jd}\rangle
+        (\langle h_i, h_j\rangle + 1)
+
+    with the signals :math:`\delta_{ic}` that a unit error at output c of sample i causes.
+
+    Source: the identity is textbook; the kernel is that of Bordelon & Pehlevan 2022, arXiv
+    2210.02157, at finite width.
+
+    Args:
+        true: Signals at the pre-activation under backpropagation, ``(n_samples, n_errors, n)``.
+        pseudo: Those under the rule, of the same shape.
+        inputs: Of the layer, shape ``(n_samples, n_inputs)``.
+        bias: Whether there is a bias that learns, which gives the 1.
+
+    Returns:
+        Shape ``(n_samples * n_errors, n_samples * n_errors)``, float64; not symmetric.
+    """
+    signals = wide(true).flatten(0, 1) @ wide(pseudo).flatten(0, 1).T
+    gram = wide(inputs) @ wide(inputs).T + float(bias)
+    n_errors = true.shape[1]
+    return signals * gram.repeat_interleave(n_errors, 0).repeat_interleave(n_errors, 1)
+
+
+def gradient_rows(module: nn.Module, x: Tensor, signals: Tensor, *, bias: bool) -> Tensor:
+    """Return the gradients of weight and bias that every signal of every sample causes.
+
+    Args:
+        module: Linear or convolution, not a transposed one.
+        x: Its input, shape ``(n_samples, ...)``.
+        signals: At its output, shape ``(n_samples, n_errors, ...)``.
+        bias: Whether there is a bias that learns.
+
+    Returns:
+        Shape ``(n_samples * n_errors, n_parameters)``, of the type of the signals.
+    """
+    x = x.detach().to(signals)
+    if isinstance(module, nn.Linear):
+        patches = x.flatten(1, -2).mT if x.dim() > 2 else x.unsqueeze(2)
+        maps = signals.flatten(2, -2).mT if signals.dim() > 3 else signals.unsqueeze(3)
+        groups = 1
+    else:
+        assert isinstance(module, CONVOLUTIONS)
+        patches, maps, groups = _patches(module, x).flatten(2), signals.flatten(3), module.groups
+    n_samples, n_errors, channels, _ = maps.shape
+    # Of every group: (samples, errors x channels, positions) @ (samples, positions, inputs).
+    left = maps.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
+    products = left @ patches.unflatten(1, (groups, -1)).mT
+    rows = products.unflatten(2, (n_errors, -1)).transpose(1, 2)
+    rows = rows.reshape(n_samples * n_errors, -1)
+    return torch.cat([rows, maps.sum(3).reshape(-1, channels)], 1) if bias else rows
+
+
+def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """Return what every weight of the convolution sees, ``(n, in_channels * taps, ...)``."""
+    taps, channels = prod(module.kernel_size), x.shape[1]
+    kernel = torch.eye(taps, dtype=x.dtype, device=x.device)
+    kernel = kernel.reshape(taps, 1, *module.kernel_size)
+    kernel = kernel.repeat(channels, *(1 for _ in range(kernel.dim() - 1)))
+    padding: str | tuple[int, ...] = module.padding
+    if module.padding_mode != "zeros":
+        twice = module._reversed_padding_repeated_twice
+        x = functional.pad(x, twice, mode=module.padding_mode)
+        padding = tuple(0 for _ in module.kernel_size)
+    convolution = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+    return convolution[len(module.kernel_size)](
+        x, kernel, None, module.stride, padding, module.dilation, channels
+    )
+
+
+def smallest_share(kernel: Tensor) -> Tensor:
+    r"""Return the smallest eigenvalue of the symmetric part, over its largest magnitude.
+
+    :math:`dL/dt = -e^\top K e` sees the symmetric part alone: where this is positive the loss
+    falls for every error.
+
+    Source: our derivation.
+
+    Args:
+        kernel: Shape ``(..., n, n)``.
+
+    Returns:
+        Dimensionless, in [-1, 1], shape ``(...)``; -1 on average for a kernel whose sign is that
+        of feedback which knows nothing of the weights; NaN for one without symmetric part.
+
+    Example:
+        >>> smallest_share(torch.tensor([[2.0, 5.0], [-5.0, 1.0]])).item()
+        0.5
+    """
+    kernel = wide(kernel)
+    values = torch.linalg.eigvalsh((kernel + kernel.mT) / 2.0)
+    result: Tensor = values[..., 0] / values.abs().amax(-1)
+    return result
+
+
+def centred(kernel: Tensor, n_samples: int) -> Tensor:
+    """Return a kernel without the mean over samples of its features, output by output.
+
+    Args:
+        kernel: Shape ``(..., n, n)`` with n a multiple of the number of samples, samples first.
+        n_samples: Samples.
+
+    Returns:
+        Of the same shape, float64.
+    """
+    kernel = wide(kernel)
+    parts = kernel.unflatten(-1, (n_samples, -1)).unflatten(-3, (n_samples, -1))
+    parts = parts - parts.mean(-2, keepdim=True)
+    parts = parts - parts.mean(-4, keepdim=True)
+    return parts.flatten(-4, -3).flatten(-2, -1)
+
+
+def kernel_cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine of two kernels as vectors.
+
+    Args:
+        first: Shape ``(..., n, n)``.
+        second: Likewise.
+
+    Returns:
+        In [-1, 1], shape ``(...)``; NaN where one is zero.
+    """
+    one, other = wide(first).flatten(-2), wide(second).flatten(-2)
+    norms = one.norm(dim=-1) * other.norm(dim=-1)
+    return ((one * other).sum(-1) / norms).clamp(-1.0, 1.0)
+
+
+def target_alignment(kernel: Tensor, targets: Tensor) -> Tensor:
+    r"""Return :math:`y^\top K y / (\|K\|_F\, |y|^2)`, the cosine of a kernel with :math:`yy^\top`.
+
+    Source: Cristianini et al. 2001 (kernel-target alignment); centred as in Cortes et al. 2012.
+
+    Args:
+        kernel: Shape ``(..., n, n)``, centred.
+        targets: y, shape ``(n_samples, n_errors)``; their mean over samples is taken off.
+
+    Returns:
+        In [-1, 1], shape ``(...)``; NaN where one is zero.
+    """
+    y = wide(targets)
+    y = (y - y.mean(0)).flatten()
+    kernel = wide(kernel)
+    along = (y @ kernel @ y[:, None]).squeeze(-1)
+    return along / (torch.linalg.matrix_norm(kernel) * y.square().sum())
+
+
+def sketched_cosine(first: Tensor, second: Tensor) -> Sketched:
+    r"""Return the cosine of two kernels from their values on pairs of random directions.
+
+    For independent u and v with unit covariance :math:`E[(u^\top K v)(u^\top N v)]
+    = \langle K, N\rangle`, so that numerator and both squares of the cosine are unbiased; their
+    ratio is so to first order.
+
+    Source: Hutchinson 1990, Communications in Statistics 19(2), on both sides; our derivation.
+
+    Args:
+        first: :math:`u_a^\top K v_b`, shape ``(..., n_left, n_right)``.
+        second: :math:`u_a^\top N v_b`, likewise.
+
+    Returns:
+        Dimensionless, shape ``(...)``; NaN where one is zero, errors for fewer than 2 on a side.
+    """
+    one, other = wide(first), wide(second)
+    terms = torch.stack([one * other, one.square(), other.square()])
+    return _jackknifed(terms, lambda sums: sums[0] / (sums[1] * sums[2]).sqrt())
+
+
+def sketched_norm(values: Tensor) -> Sketched:
+    """Return the Frobenius norm of a kernel from its values on pairs of random directions.
+
+    Args:
+        values: As the first of ``sketched_cosine``, of directions of unit covariance.
+
+    Returns:
+        Shape ``(...)``; its square is unbiased.
+    """
+    terms = wide(values).square()[None]
+    return _jackknifed(terms, lambda means: means[0].sqrt())
+
+
+def _jackknifed(terms: Tensor, statistic: Callable[[Tensor], Tensor]) -> Sketched:
+    """Return a statistic of means over pairs, with its error over the directions of both sides."""
+    value = statistic(terms.mean((-2, -1)))
+    variance = torch.zeros_like(value)
+    for axis, others in ((-1, -2), (-2, -1)):
+        count = terms.shape[axis]
+        lines = terms.mean(others)
+        # Without one direction; of a single one nothing is left.
+        partial = statistic((lines.sum(-1, keepdim=True) - lines) / (count - 1 or torch.nan))
+        spread = (partial - partial.mean(-1, keepdim=True)).square().sum(-1)
+        variance = variance + spread * (count - 1) / count
+    return Sketched(value, variance.sqrt())
