@@ -211,7 +211,7 @@ def _compared(true: Reference, signal: Tensor) -> dict[str, Comparison]:
         "cosine_error_signal": Comparison(cosines.sum() / count, energies, undefined),
         "cosine_error_signal_flat": Comparison(flat.clamp(-1.0, 1.0), energies.sum(), nothing),
         "cosine_mean_error_signal": Comparison(mean_cosine, mean.square().sum(), cancels.double()),
-        "descent_rate": Comparison((cosines > 0).sum() / count, energies, undefined),
+        "descent_rate": Comparison((cosines > 0).double().sum() / count, energies, undefined),
     }
 
 

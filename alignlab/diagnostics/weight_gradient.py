@@ -1,4 +1,4 @@
-"""Alignment of weight gradients (A1, A2, A5, A6)."""
+"""Alignment of weight gradients (A1, A2, A5)."""
 
 from __future__ import annotations
 
@@ -38,13 +38,6 @@ class WeightGradient(AlignmentDiagnostic):
             source="bioflax (code)",
             better="higher",
             valid=(-1.0, 1.0),
-            alignment=True,
-        ),
-        Variable(
-            "cosine_weight_gradient_debiased",
-            _DIMS,
-            "Cosine of the weight gradients across two disjoint halves of the samples",
-            better="higher",
             alignment=True,
         ),
         Variable(
@@ -93,7 +86,7 @@ class WeightGradient(AlignmentDiagnostic):
     cost: ClassVar[float] = 1.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
-        """Return the cosines of weight and bias gradients, and the debiased one."""
+        """Return the cosines of weight and bias gradients."""
         result: dict[Key, Comparison] = {}
         weight, bias = true.gradients_beside(approximate)
         other_weight, other_bias = approximate.gradients
@@ -106,13 +99,6 @@ class WeightGradient(AlignmentDiagnostic):
             value = torch.where(cancels, torch.nan, found.value)
             undefined = (~torch.isfinite(value)).double()
             result[("cosine_bias_gradient", "")] = Comparison(value, found.energy, undefined)
-        halves, other = true.weight_halves, approximate.weight_halves
-        if halves is not None and other is not None:
-            value = _debiased(halves, other)
-            # It divides by the product of the halves, which varies more than the norm.
-            energy = torch.dot(wide(other[0]).flatten(), wide(other[1]).flatten())
-            undefined = (~torch.isfinite(value)).double()
-            result[("cosine_weight_gradient_debiased", "")] = Comparison(value, energy, undefined)
         return result
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
@@ -123,48 +109,33 @@ class WeightGradient(AlignmentDiagnostic):
         return "" if found is not None else "the rule leaves its weight alone"
 
     def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
-        """Return what the three cosines divide by, squared."""
+        """Return what the two cosines divide by, squared."""
         del true
-        weight, bias = approximate.gradients
-        result: dict[Key, Tensor] = {}
-        if bias is not None:
-            result[("cosine_bias_gradient", "")] = wide(bias).square().sum()
-        halves = approximate.weight_halves
-        if weight is not None and halves is not None:
-            first, second = (wide(half).flatten() for half in halves)
-            crossed = torch.dot(first, second)
-            total = first.square().sum() + second.square().sum() + 2.0 * crossed
-            result[("cosine_weight_gradient", "")] = total
-            result[("cosine_weight_gradient_debiased", "")] = crossed
-        return result
+        names = ("cosine_weight_gradient", "cosine_bias_gradient")
+        found = zip(names, approximate.gradients, strict=True)
+        return {(name, ""): wide(one).square().sum() for name, one in found if one is not None}
 
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
-        """Return T of the three cosines; see the base class.
+        """Return T of the two cosines; see the base class.
 
         The product of two weight gradients is that of the signal with the layer's own
-        linear map of its input, with the true gradient for its weight; in the cross-batch cosine
-        with that of the other half.
+        linear map of its input, with the true gradient for its weight.
         """
         assert true.preactivation is not None
+        module, x = true.capture.module_of(true.layer), true.capture.input_of(true.layer)
         weight, bias = true.gradients
-        result = {}
-        tangents: dict[str, Tensor] = {}
-        if weight is not None and true.weight_halves is not None:
-            first, second = (wide(half) / wide(weight).norm() for half in true.weight_halves)
-            own = torch.dot(first.flatten(), second.flatten())
-            images = [_image(true, half) for half in (first, second)]
-            whole = images[0] + images[1]
-            swapped = images[0] + true.in_first_half(images[1] - images[0])
-            tangents["cosine_weight_gradient"] = whole
-            tangents["cosine_weight_gradient_debiased"] = swapped / (2.0 * own.sqrt())
+        tangents: dict[Key, Tensor] = {}
+        if weight is not None:
+            tangents["cosine_weight_gradient", ""] = linear_part(module, x, weight / weight.norm())
         if bias is not None:
             shape = [1] * true.preactivation.dim()
             shape[1 if true.layer.is_convolution else -1] = -1
             row = (bias / bias.norm()).reshape(shape)
-            tangents["cosine_bias_gradient"] = row.expand_as(true.preactivation)
-        for name, tangent in tangents.items():
+            tangents["cosine_bias_gradient", ""] = row.expand_as(true.preactivation)
+        result = {}
+        for key, tangent in tangents.items():
             at_entry = true.to_entry(tangent.to(true.preactivation))
-            result[(name, "")] = at_entry / energies[(name, "")].sqrt().to(at_entry)
+            result[key] = at_entry / energies[key].sqrt().to(at_entry)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
@@ -189,25 +160,8 @@ def _whole(first: Tensor, second: Tensor) -> Comparison:
     return Comparison(value, wide(second).square().sum(), (~torch.isfinite(value)).double())
 
 
-def _image(view: LayerView, weight: Tensor) -> Tensor:
-    """Return the layer's linear map of its input, with another weight."""
-    module, x = view.capture.module_of(view.layer), view.capture.input_of(view.layer)
-    return linear_part(module, x, weight)
-
-
 def _cancels(bias: Tensor, view: LayerView) -> Tensor:
     """Return whether a bias gradient is what rounding leaves of the signals it sums up."""
     if view.preactivation is None:
         return torch.zeros((), dtype=torch.bool, device=bias.device)
     return is_rounding(bias, wide(view.preactivation).norm())
-
-
-def _debiased(true: tuple[Tensor, Tensor], approximate: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the cross-batch cosine; NaN where a product of a gradient with itself is not > 0."""
-    a, b = (wide(half).flatten() for half in true)
-    c, d = (wide(half).flatten() for half in approximate)
-    scale, other = a.norm() + b.norm(), c.norm() + d.norm()
-    a, b, c, d = a / scale, b / scale, c / other, d / other
-    crossed = (torch.dot(c, b) + torch.dot(d, a)) / 2.0
-    own, others = torch.dot(a, b), torch.dot(c, d)
-    return torch.where((own > 0) & (others > 0), crossed / (own * others).sqrt(), torch.nan)

@@ -36,7 +36,7 @@ def positive_shares(covariance: Tensor, *, count: int, stream: torch.Generator) 
     root = vectors * kept.sqrt()
     normal = torch.randn(count, len(root), generator=stream, dtype=torch.float64).to(root)
     positive = (normal @ root.T > 0) & known
-    result: Tensor = positive.sum(1) / known.sum()
+    result: Tensor = positive.double().sum(1) / known.sum()
     return result
 
 
