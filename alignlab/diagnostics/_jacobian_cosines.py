@@ -170,7 +170,8 @@ def frobenius_norm(feedback: Feedback) -> Tensor:
     if isinstance(feedback, Positional):
         channels = feedback.entry_shape[feedback.entry_axis]
         positions = prod(feedback.entry_shape) // channels
-        return frobenius_norm(feedback.matrix) * float(positions) ** 0.5
+        norm: Tensor = frobenius_norm(feedback.matrix) * float(positions) ** 0.5
+        return norm
     if isinstance(feedback, Factored):
         left, right = wide(feedback.left), wide(feedback.right).flatten(1)
         energy: Tensor = ((left.T @ left) * (right @ right.T)).sum().clamp_min(0.0)

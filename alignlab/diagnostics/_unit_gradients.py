@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["by_unit", "carried", "gradients", "mixing"]
 
-_CONVOLUTIONS = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
+_CONVOLUTIONS: Mapping[int, Callable[..., Tensor]] = {
+    1: grad.conv1d_weight,
+    2: grad.conv2d_weight,
+    3: grad.conv3d_weight,
+}
 
 
 def carried(view: LayerView, directions: Tensor, *, keeps_samples: bool) -> Tensor:
@@ -77,11 +82,11 @@ def _convolution(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor, signals: 
     stacked = signals.transpose(0, 1).flatten(1, 2)
     size = (stacked.shape[1], *module.weight.shape[1:])
     of_size = _CONVOLUTIONS[len(module.kernel_size)]
-    found: Tensor = of_size(
+    found = of_size(
         padded.to(stacked), size, stacked.contiguous(), stride=module.stride, padding=0,
         dilation=module.dilation,
     )  # fmt: skip
-    return found.flatten(1).unflatten(0, (len(signals), -1))
+    return found.reshape(len(signals), -1, found[0].numel())
 
 
 def _one(view: LayerView, signal: Tensor) -> Tensor:
@@ -94,7 +99,7 @@ def by_unit(view: LayerView, weight: Tensor) -> Tensor:
     """Return a weight's gradient with one row for every unit, ``(n_units, n_inputs)``."""
     module = view.capture.module_of(view.layer)
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        groups = weight.unflatten(0, (module.groups, -1)).transpose(1, 2)
+        groups = weight.reshape(module.groups, -1, *weight.shape[1:]).transpose(1, 2)
         return groups.flatten(0, 1).flatten(1)
     return weight.flatten(1)
 
@@ -125,7 +130,11 @@ def mixing(view: LayerView) -> Tensor | None:
     image = view.capture.to_preactivation(layer, given.contiguous())
     other = view.capture.to_preactivation(layer, given * by_sample)
     turned = expected * of_samples.reshape(-1, *(1 for _ in layer.shape))
-    return torch.stack([(image - expected).norm(), (other - turned).norm()]) / plain.norm()
+    apart = torch.stack(
+        [torch.linalg.vector_norm(each) for each in (image - expected, other - turned)]
+    )
+    share: Tensor = apart / torch.linalg.vector_norm(plain)
+    return share
 
 
 def _unit_of_entries(layer: Layer) -> Tensor | None:

@@ -185,7 +185,7 @@ class Bottleneck(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (*_bounds(), *_places(), *_frozen())
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 1.0
     coords: ClassVar[Mapping[str, Sequence[float]]] = {"share": SHARES}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:

@@ -99,7 +99,7 @@ class Reach(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 5.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield both ends of the bracket, and what feedback of earlier states has left."""
@@ -112,10 +112,13 @@ class Reach(SnapshotDiagnostic):
             return
         fold = snapshot.fold.to(errors.device)
         gains = snapshot.shared(local_gains)
-        horizons = [_horizon(snapshot, label, fold) for label in snapshot.earlier]
+        horizons = {label: _horizon(snapshot, label, fold) for label in snapshot.earlier}
         for layer in snapshot.hidden:
             if isinstance(gains[layer.name], str):
                 yield NotDefined(f"at its pre-activation {gains[layer.name]}", layer=layer.name)
+            for label, each in horizons.items():
+                if isinstance(each, str):
+                    yield NotDefined(f"at {label!r} {each}", layer=layer.name)
             for site, signal, gain in _places(layer, snapshot.true, gains):
                 inside = explained_in_sample(errors, signal, gains=gain)
                 outside = explained_held_out(errors, signal, fold, gains=gain)
@@ -123,7 +126,10 @@ class Reach(SnapshotDiagnostic):
                 yield Reading("reach_held_out", outside, layer=layer.name, site=site)
                 if horizons:
                     nothing = torch.full_like(inside, torch.nan)
-                    then = [each.get((layer.name, site), nothing) for each in horizons]
+                    then = [
+                        nothing if isinstance(each, str) else each.get((layer.name, site), nothing)
+                        for each in horizons.values()
+                    ]
                     yield Reading("reach_horizon", torch.stack(then), layer=layer.name, site=site)
 
 
@@ -151,25 +157,28 @@ def _places(
         yield PREACTIVATION, signal, flat(local)
 
 
-def _horizon(snapshot: Snapshot, label: str, fold: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Return by layer and site the scores of feedback that is fitted at an earlier state."""
+def _horizon(snapshot: Snapshot, label: str, fold: Tensor) -> dict[tuple[str, str], Tensor] | str:
+    """Return by layer and site the scores of feedback of an earlier state, or why there is none."""
     found = {}
     now = snapshot.shared(local_gains)
     with snapshot.at(label) as capture:
         true, then = capture.reference(), gains_of(capture)
         errors = wide(capture.layout.joined(true.preactivation).flatten(1))
         basis = error_space(errors)
-        if _too_few(errors @ basis):
-            return {}
+        because = _too_few(errors @ basis)
+        if because:
+            return because
         fitted, shown = errors @ basis, wide(snapshot.exact_error) @ basis
         for layer in snapshot.hidden:
             if layer.name not in true.entry:
                 continue
-            present = {site: rest for site, *rest in _places(layer, snapshot.true, now)}
+            present = {
+                site: (shown, signal, gain)
+                for site, signal, gain in _places(layer, snapshot.true, now)
+            }
             for site, signal, gain in _places(layer, true, then):
                 if site in present:
-                    targets, weight = present[site]
                     found[layer.name, site] = explained_elsewhere(
-                        (fitted, signal, gain), (shown, targets, weight), fold
+                        (fitted, signal, gain), present[site], fold
                     )
     return found

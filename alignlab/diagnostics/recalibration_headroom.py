@@ -93,7 +93,7 @@ class RecalibrationHeadroom(SnapshotDiagnostic):
             valid=(None, 1.0),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 1.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield share, chance level and headroom of every rule and hidden layer."""

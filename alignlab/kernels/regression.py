@@ -172,12 +172,11 @@ def fitted_held_out(
         columns = slice(start, start + _COLUMNS)
         aims = wide(targets[..., columns])
         gain = None if gains is None else wide(gains[..., columns])
-        found.append(
-            sum(
-                (rows * test.unsqueeze(1)) @ _fit(rows, aims, gain, train.unsqueeze(1), ridge=ridge)
-                for train, test in _ways(fold)
-            )
+        first, second = (
+            (rows * test.unsqueeze(1)) @ _fit(rows, aims, gain, train.unsqueeze(1), ridge=ridge)
+            for train, test in _ways(fold)
         )
+        found.append(first + second)
     return torch.cat(found, -1)
 
 
@@ -233,7 +232,8 @@ def _fit(
     n_features = features.shape[-1]
     if gains is None:
         inverse = torch.linalg.pinv(rows.mT @ rows, hermitian=True, rtol=_LEAST)
-        return inverse @ (rows.mT @ targets)
+        found: Tensor = inverse @ (rows.mT @ targets)
+        return found
     pairs = (rows.unsqueeze(-1) * rows.unsqueeze(-2)).flatten(-2)
     grams = (gains.mT @ pairs).unflatten(-1, (n_features, n_features))
     # A unit that acts on fewer samples than there are features would be fitted by anything.
@@ -244,4 +244,5 @@ def _fit(
     eye = torch.eye(n_features, dtype=features.dtype, device=features.device)
     root, _ = torch.linalg.cholesky_ex(grams + size[..., None, None] * eye)
     moments = (gains.mT * targets.mT) @ rows
-    return torch.cholesky_solve(moments.unsqueeze(-1), root).squeeze(-1).mT
+    weights: Tensor = torch.cholesky_solve(moments.unsqueeze(-1), root).squeeze(-1).mT
+    return weights
