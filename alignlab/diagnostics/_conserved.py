@@ -166,8 +166,12 @@ def _by_unit(signal: Tensor, layer: Layer) -> Tensor:
 
 def _preactivation(snapshot: Snapshot, layer: Layer) -> Tensor:
     module, x = snapshot.capture.module_of(layer), snapshot.capture.input_of(layer)
+    weight = module._parameters["weight"]
+    assert weight is not None
     with torch.no_grad():
-        return type(module).forward(module, x).detach()  # type: ignore[no-any-return]
+        # Mixed precision hands inputs on in another floating type than that of the weights.
+        found: Tensor = type(module).forward(module, x.to(weight.dtype))
+    return found
 
 
 def _feedback_defect(

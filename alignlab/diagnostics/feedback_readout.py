@@ -15,6 +15,7 @@ from alignlab.diagnostics._feedback import at_entries
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import Feedback, back_project
 from alignlab.kernels.cosines import wide
+from alignlab.kernels.layers import linear_part
 from alignlab.kernels.readout import accuracy
 from alignlab.rules._base import DirectRule
 from alignlab.snapshot import MeasuredRule, Snapshot
@@ -187,10 +188,12 @@ def _keeps_order(snapshot: Snapshot) -> bool:
     assert isinstance(output, Tensor)
     if layer is None or len(layer.shape) > 1 or output.dim() > 2:
         return False
-    module = snapshot.capture.module_of(layer)
+    module, weight = snapshot.capture.module_of(layer), snapshot.capture.weight_of(layer)
+    bias = module._parameters.get("bias")
     with torch.no_grad():
-        plain = type(module).forward(module, snapshot.capture.input_of(layer))
-    return bool((plain.argmax(1) == output.argmax(1)).all())
+        plain = linear_part(module, wide(snapshot.capture.input_of(layer)), wide(weight)).flatten(1)
+        plain = plain if bias is None else plain + wide(bias)
+    return bool((plain.argmax(1) == output.to(plain.device).argmax(1)).all())
 
 
 def _of_rule(snapshot: Snapshot, measured: MeasuredRule, scores: _Scores) -> Iterator[Reading]:
