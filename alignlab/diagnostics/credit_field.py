@@ -121,8 +121,7 @@ class CreditField(SnapshotDiagnostic):
             if len(_grid(layer)) and layer.positions > 1 and not layer.is_output:
                 layers.append(layer)
             elif layer.is_output:
-                because = "it is the output layer, whose error is exact"
-                yield NotDefined(because, layer=layer.name)
+                yield NotDefined("it is the output layer, whose error is exact", layer=layer.name)
             else:
                 yield NotDefined("it has one position", layer=layer.name)
         if not layers:
@@ -155,7 +154,8 @@ def _energy(signal: Tensor, layer: Layer) -> Tensor:
     # What is tiny in float32 must not vanish when it is squared.
     scale = shaped.abs().amax().clamp_min(torch.finfo(shaped.dtype).tiny)
     energy = (shaped / scale).square().sum(1 if layer.channel_axis == 0 else -1)
-    return energy.flatten(1)
+    flat: Tensor = energy.flatten(1)
+    return flat
 
 
 def _credits(snapshot: Snapshot) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, str]]:
@@ -197,7 +197,8 @@ def _one_position(snapshot: Snapshot, output: Layer) -> Iterator[Capture]:
     kept[_at_middle(output)] = error[_at_middle(output)]
 
     def loss(returned: Any, _: Any) -> Tensor:
-        return (returned * kept).sum()
+        product: Tensor = (returned * kept).sum()
+        return product
 
     given = snapshot.capture
     with given.state.again(given.model):
@@ -222,13 +223,14 @@ def _receptive(snapshot: Snapshot, layers: list[Layer]) -> Iterator[Reading | No
     with snapshot.task.again(x=seen) as capture:
         for number, layer in enumerate(layers):
             snapshot.progress("receptive fields", number + 1, len(layers))
-            (gradient,) = torch.autograd.grad(
+            found: tuple[Tensor | None, ...] = torch.autograd.grad(
                 [capture.layout.call(layer).output_edge],
                 [leaf],
                 grad_outputs=[_middle(layer, snapshot.true.preactivation[layer.name])],
                 retain_graph=True,
                 allow_unused=True,
             )
+            (gradient,) = found
             if gradient is None:
                 yield NotDefined("no gradient leads from it to the batch", layer=layer.name)
                 continue

@@ -146,8 +146,7 @@ class JacobianRank(SnapshotDiagnostic):
                 yield NotDefined("the rule yields no error signals", measured.label)
             elif not measured.is_drawn:
                 yield from _shares("achievable_energy", measured.label, found.at)
-        for reading in _shares("achievable_energy_true", TRUE, found.at):
-            yield reading
+        yield from _shares("achievable_energy_true", TRUE, found.at)
 
 
 def _spectra(at: Mapping[str, AtEntry]) -> Iterator[Reading]:

@@ -65,7 +65,8 @@ def radial_power(signal: Tensor) -> Tensor:
     band = torch.bucketize(radius.flatten() - 1e-9, RADIAL_EDGES)
     band = band.clamp_max(len(RADIAL_EDGES) - 1).to(power.device)
     shares = power.new_zeros(len(RADIAL_EDGES)).index_add_(0, band, power.flatten())
-    return shares / shares.sum()
+    result: Tensor = shares / shares.sum()
+    return result
 
 
 def structured_share(module: nn.Module, below: Tensor, above: Tensor) -> Tensor:
@@ -94,7 +95,8 @@ def structured_share(module: nn.Module, below: Tensor, above: Tensor) -> Tensor:
     projected = rows @ torch.linalg.pinv(overlaps, hermitian=True, rtol=1e-9)
     first, second = below.flatten(1), above.flatten(1)
     energy = ((first @ first.T) * (second @ second.T)).sum()
-    return ((projected * rows).sum() / energy).clamp_min(0.0).sqrt()
+    result: Tensor = ((projected * rows).sum() / energy).clamp_min(0.0).sqrt()
+    return result
 
 
 def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:

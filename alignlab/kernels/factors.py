@@ -156,7 +156,8 @@ def _without_signs(matrix: sparse.csr_matrix, rank: int, seed: int) -> tuple[Ten
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
-    return torch.linalg.qr(rows.T).Q.T
+    result: Tensor = torch.linalg.qr(rows.T).Q.T
+    return result
 
 
 def _padded(rows: Tensor, count: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -75,31 +77,43 @@ def explained_by_region(
         [1.0, 1.0]
     """
     signal = wide(targets)
-    errors, tied = wide(features).to(signal.device), regions.to(signal)
-    if gains is None:
-        weights = tied.sum(0).expand(*signal.shape[:2], -1).flatten(1)
-        sums = signal @ tied
-        energy = signal.square().sum((1, 2))
-    else:
-        gain = wide(gains)
-        weights, sums = (gain @ tied).flatten(1), (gain * signal) @ tied
-        energy = (gain * signal.square()).sum((1, 2))
-    means = torch.where(weights > 0, sums.flatten(1) / weights, 0.0)
-    lost = energy - (weights * means.square()).sum(1)
+    tied = _Tied.of(signal, regions.to(signal), None if gains is None else wide(gains))
+    errors, first = wide(features).to(signal.device), fold.to(signal)
+    everything, ridge = torch.ones_like(first), 0.0 if gains is None else _RIDGE
+    one = tied.share(errors, first, 1.0 - first, ridge=ridge)
+    other = tied.share(errors, 1.0 - first, first, ridge=ridge)
+    return tied.share(errors, everything, everything, ridge=0.0), (one + other) / 2.0
 
-    def share(train: Tensor, test: Tensor, ridge: float) -> Tensor:
-        missed = (lost * test).sum()
-        for part in torch.arange(means.shape[1], device=means.device).split(_COLUMNS):
-            weight, mean = weights[:, part], means[:, part]
+
+@dataclass(frozen=True)
+class _Tied:
+    """Weight and mean of every region, and by sample what varies inside and the whole energy."""
+
+    weights: Tensor
+    means: Tensor
+    lost: Tensor
+    energy: Tensor
+
+    @classmethod
+    def of(cls, signal: Tensor, regions: Tensor, gains: Tensor | None) -> _Tied:
+        if gains is None:
+            weights = regions.sum(0).expand(*signal.shape[:2], -1).flatten(1)
+            sums, energy = signal @ regions, signal.square().sum((1, 2))
+        else:
+            weights, sums = (gains @ regions).flatten(1), (gains * signal) @ regions
+            energy = (gains * signal.square()).sum((1, 2))
+        means = torch.where(weights > 0, sums.flatten(1) / weights, 0.0)
+        return cls(weights, means, energy - (weights * means.square()).sum(1), energy)
+
+    def share(self, errors: Tensor, train: Tensor, test: Tensor, *, ridge: float) -> Tensor:
+        """Return one minus residual over energy on some samples of the fit on others."""
+        missed = (self.lost * test).sum()
+        for part in torch.arange(self.means.shape[1], device=errors.device).split(_COLUMNS):
+            weight, mean = self.weights[:, part], self.means[:, part]
             fitted = errors @ _fit(errors, mean, weight * train.unsqueeze(1), ridge=ridge)
             missed = missed + ((mean - fitted).square() * weight).sum(1) @ test
-        result: Tensor = 1.0 - missed / (energy @ test)
+        result: Tensor = 1.0 - missed / (self.energy @ test)
         return result
-
-    first = fold.to(signal)
-    everything, ridge = torch.ones_like(first), 0.0 if gains is None else _RIDGE
-    outside = share(first, 1.0 - first, ridge) + share(1.0 - first, first, ridge)
-    return share(everything, everything, 0.0), outside / 2.0
 
 
 def _fit(errors: Tensor, means: Tensor, weights: Tensor, *, ridge: float) -> Tensor:

@@ -117,8 +117,12 @@ def connections(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Conne
 def _of_linear(module: nn.Linear, shape: tuple[int, ...]) -> Connections:
     out, inside, places = module.out_features, module.in_features, prod(shape[:-1])
     place, o, i = torch.meshgrid(*(torch.arange(n) for n in (places, out, inside)), indexing="ij")
-    flat = ((place * out + o), (place * inside + i), (o * inside + i))
-    return Connections(*(each.flatten() for each in flat), (places * out, places * inside))
+    return Connections(
+        (place * out + o).flatten(),
+        (place * inside + i).flatten(),
+        (o * inside + i).flatten(),
+        (places * out, places * inside),
+    )
 
 
 def _of_convolution(

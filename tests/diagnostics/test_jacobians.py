@@ -1,4 +1,4 @@
-"""Numbers from Jacobians against dense ones of PyTorch, pseudo-inverses and projections of numpy."""
+"""Numbers from Jacobians against dense ones of PyTorch and projections of numpy."""
 
 from __future__ import annotations
 
