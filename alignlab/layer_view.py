@@ -18,7 +18,7 @@ from alignlab.sites import ENTRY, Layer
 if TYPE_CHECKING:
     from alignlab.engine.capture import Capture
 
-__all__ = ["LayerView", "Reference"]
+__all__ = ["LayerView", "LocalMap", "Reference"]
 
 
 @final
@@ -49,6 +49,21 @@ class Reference:
 
 
 @final
+@dataclass(frozen=True)
+class LocalMap:
+    """What is known of the local backward map V, from a layer's entry to its pre-activation.
+
+    Attributes:
+        gain: Its diagonal, shape ``(n_samples, *shape)``; None where it is not diagonal.
+        mixes_samples: Whether a signal of one sample reaches others, as through statistics of
+            the batch.
+    """
+
+    gain: Tensor | None = None
+    mixes_samples: bool = True
+
+
+@final
 class LayerView:
     """One layer's signals and updates under one rule, with what follows from them.
 
@@ -61,6 +76,7 @@ class LayerView:
         whole: Updates of the layer's weight and bias as parameters, all calls together; None
             where there is no such parameter, or updates of parameters were not asked for.
         shared: That of the snapshot: returns what a function makes of it, made once for all.
+        local: What is known of the way from the entry; nothing unless it was found out.
     """
 
     def __init__(
@@ -80,6 +96,7 @@ class LayerView:
         self.is_local: Final = updates.is_local and self.preactivation is not None
         self.whole: Final = _own(capture, layer, updates.parameters)
         self.shared: Final = shared
+        self.local = LocalMap()
         self._fold = fold
         self._references: dict[str, Reference] = {}
 
@@ -96,6 +113,23 @@ class LayerView:
         if site not in self._references:
             self._references[site] = Reference.of(rows)
         return self._references[site]
+
+    def to_entry(self, tangent: Tensor) -> Tensor:
+        """Carry a tangent from the pre-activation to the entry, the adjoint of the local map.
+
+        Args:
+            tangent: Shape ``(n_samples, ...)``, of as many entries as the pre-activation.
+
+        Returns:
+            Shape ``(n_samples, *entry_shape)``.
+
+        Raises:
+            MeasurementError: An operation on the way cannot be differentiated twice.
+        """
+        tangent = tangent.reshape(-1, *self.layer.shape)
+        if self.local.gain is None:
+            return self.capture.to_entry(self.layer, tangent)
+        return (self.local.gain * tangent).reshape(-1, *self.layer.entry_shape)
 
     @cached_property
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
@@ -119,10 +153,15 @@ class LayerView:
         whole = self.gradients[0]
         if whole is None or self.preactivation is None or not self.is_local:
             return None
-        mask = self._fold.reshape(-1, *(1 for _ in self.layer.shape)).to(self.preactivation)
-        first, _ = self.capture.weight_gradient(self.layer, self.preactivation * mask)
+        half = self.in_first_half(self.preactivation)
+        first, _ = self.capture.weight_gradient(self.layer, half)
         assert first is not None
         return first, whole - first
+
+    def in_first_half(self, signal: Tensor) -> Tensor:
+        """Return a signal with all samples but those of the first half set to zero."""
+        mask = self._fold.reshape(-1, *(1 for _ in signal.shape[1:]))
+        return signal * mask.to(signal)
 
     @cached_property
     def position_products(self) -> PositionProducts | None:

@@ -1,4 +1,4 @@
-r"""Weights against direct feedback, :math:`W_l` beside :math:`B_lB_{l-1}^\top`, made once for all."""
+r"""Weights beside direct feedback, :math:`W_l` and :math:`B_lB_{l-1}^\top`, read once for all."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def direct_fits(snapshot: Snapshot) -> dict[str, Fits]:
     There are 64 redraws, and 32 for more than 64 errors. Their products with weights are as
     precise as the errors of the network, the observed ones float64.
     """
-    sets = {WEIGHTS: snapshot.capture.module_weights()}
+    sets: dict[str, Mapping[str, Tensor]] = {WEIGHTS: snapshot.capture.module_weights()}
     changes = weight_changes(snapshot)
     if changes:
         sets[CHANGE] = changes
@@ -168,7 +168,8 @@ def _gram(rows: Tensor) -> Tensor:
 
 def _inverse(gram: Tensor) -> Tensor:
     """Return the pseudo-inverse of B^T B, without directions in which B is below 1e-5."""
-    return torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
+    result: Tensor = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
+    return result
 
 
 def spectra(matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,4 +188,5 @@ def _shares(matrix: Tensor) -> Tensor:
     values = torch.linalg.svdvals(matrix)
     shares = values / values[..., :1]
     # Where a layer is narrower than the error space the rest is zero but for rounding.
-    return shares * ~(shares <= _ROUNDING)
+    kept: Tensor = shares * ~(shares <= _ROUNDING)
+    return kept

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
-from alignlab.engine.updates import Updates
-from alignlab.errors import MeasurementError
-from alignlab.feedback import generator
-from alignlab.kernels.cosines import wide
-from alignlab.kernels.rotation import output_rows, weight_of_rows
+from alignlab.diagnostics._closed_forms import Null, Place, closed_forms, spread
+from alignlab.diagnostics._null_views import redrawn_views
+from alignlab.diagnostics._together import fetched
 from alignlab.layer_view import LayerView
-from alignlab.rules._base import DirectRule
-from alignlab.rules._drawn import DrawnFeedback
 from alignlab.snapshot import MeasuredRule, Snapshot
 
-if TYPE_CHECKING:
-    from alignlab.sites import Layer
-
 __all__ = ["alignments"]
-
-LARGEST_ROTATION = 128
-"""Output units up to which as many rotations are drawn as there are redraws; above, 50."""
-
-_LARGEST_PRODUCT = 2**24
-"""Entries of a product of two signals above which only Gram matrices of the samples are formed."""
 
 WHOLE = "(all)"
 """Stands in the place of a layer for all of them together.
@@ -39,8 +24,9 @@ WHOLE = "(all)"
 No layer has this name; that of a model which is one layer by itself is empty.
 """
 
-Compared = dict[Key, Comparison]
-Draws = dict[str, list[Compared]]
+Views = Mapping[str, LayerView]
+Observed = tuple[float, float]
+"""An alignment and how many samples had no direction."""
 
 
 def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -> Iterator[Reading]:
@@ -55,261 +41,148 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
     true = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.layers}
     for measured in snapshot.rules:
         backward = snapshot.passes[measured.label]
-        observed = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
-        null = _Null(snapshot, measured, true, observed)
-        for diagnostic, draws in zip(diagnostics, null.draws(diagnostics), strict=True):
-            found = {name: diagnostic.compare(true[name], observed[name]) for name in true}
-            compared = {each.name: observed[each.name] for each in snapshot.compared(measured)}
-            found[WHOLE] = diagnostic.compare_together(true, compared)
-            yield from _placed(diagnostic, snapshot, measured, true, found, draws)
-            if not measured.is_drawn:
-                for name, view in true.items():
-                    for reading in diagnostic.describe(view, observed[name]):
-                        yield Reading(
-                            reading.name, reading.value, measured.label, name, reading.site
-                        )
-                for reading in diagnostic.describe_together(true, compared):
-                    yield replace(reading, rule=measured.label)
+        views = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
+        yield from _Alignments(snapshot, measured, true, views, tuple(diagnostics)).readings()
 
 
-class _Null:
-    """The draws of one rule by chance: fresh feedback, or rotated outputs."""
+@dataclass(frozen=True)
+class _Alignments:
+    """What the alignment diagnostics say of one rule.
 
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        measured: MeasuredRule,
-        true: Mapping[str, LayerView],
-        observed: Mapping[str, LayerView],
-    ) -> None:
-        self._snapshot = snapshot
-        self._measured = measured
-        self._true = true
-        self._observed = observed
-        self._compared = [layer.name for layer in snapshot.compared(measured)]
-
-    def draws(self, diagnostics: Sequence[AlignmentDiagnostic]) -> list[Draws]:
-        """Return, by diagnostic, the comparisons of every hidden layer under every redraw."""
-        results: list[Draws] = [
-            {name: [] for name in (*self._compared, WHOLE)} for _ in diagnostics
-        ]
-        wanted = [min(self._snapshot.draws, diagnostic.max_draws) for diagnostic in diagnostics]
-        count = max(wanted, default=0)
-        for number, views in enumerate(self._views(count)):
-            self._snapshot.progress(f"chance level, {self._measured.label}", number + 1, count)
-            for diagnostic, result, most in zip(diagnostics, results, wanted, strict=True):
-                if number >= most:
-                    continue
-                for view in views:
-                    name = view.layer.name
-                    result[name].append(dict(diagnostic.compare(self._true[name], view)))
-                if len(views) == len(self._compared):
-                    together = {view.layer.name: view for view in views}
-                    found = diagnostic.compare_together(self._true, together)
-                    result[WHOLE].append(dict(found))
-        return results
-
-    def _views(self, count: int) -> Iterator[list[LayerView]]:
-        snapshot, layers = self._snapshot, self._snapshot.compared(self._measured)
-        if snapshot.chance_kind(self._measured) != "output_rotation":
-            is_local = snapshot.is_local(self._measured)
-            for redrawn in snapshot.redrawn(self._measured, count):
-                updates = snapshot.run(redrawn, parameters=not is_local)
-                yield [snapshot.view(layer, updates) for layer in layers]
-            return
-        turns = {layer.name: self._turns(layer) for layer in layers}
-        for number in range(count):
-            yield [
-                snapshot.view(layer, turns[layer.name]())
-                for layer in layers
-                if layer.channels <= LARGEST_ROTATION or number < 50
-            ]
-
-    def _turns(self, layer: Layer) -> Callable[[], Updates]:
-        """Return what turns the layer's signals and updates, another way at every call."""
-        view = self._observed[layer.name]
-        stream = generator(self._snapshot.seed, "rotation", layer.name)
-        if view.preactivation is None:
-            return self._turned_updates(view, stream)
-        found = {"preactivation": (view.preactivation, 1 if layer.is_convolution else -1)}
-        if view.entry is not None:
-            consumer = next(each for each in self._snapshot.layers if each.name == layer.consumer)
-            # The entry is turned first: the order is part of what a seed stands for.
-            found = {"entry": (view.entry, 1 if consumer.is_convolution else -1), **found}
-        drawn = {
-            site: rotations(signal, axis, stream=stream) for site, (signal, axis) in found.items()
-        }
-
-        # An update that does not follow from the signals is turned by itself.
-        apart = None if view.is_local else self._turned_updates(view, stream)
-
-        def turned() -> Updates:
-            found = {site: {layer.name: turn()} for site, turn in drawn.items()}
-            signals = Updates(found.get("entry", {}), found["preactivation"])
-            if apart is None:
-                return signals
-            return replace(signals, parameters=apart().parameters, is_local=False)
-
-        return turned
-
-    def _turned_updates(self, view: LayerView, stream: torch.Generator) -> Callable[[], Updates]:
-        r"""Return what turns the update of a weight and its bias, :math:`\hat g \to Q\hat g`."""
-        weight, bias = view.whole
-        module = view.capture.module_of(view.layer)
-        columns, shape = [], torch.Size()
-        if weight is not None:
-            shape = output_rows(module, weight).shape
-            columns.append(output_rows(module, weight).flatten(1))
-        if bias is not None:
-            columns.append(bias[:, None])
-        if not columns:
-            return Updates
-        turn = rotations(torch.cat(columns, 1), 0, stream=stream)
-        names = {id(p): name for name, p in view.capture.model.named_parameters()}
-        own = module._parameters
-
-        def turned() -> Updates:
-            found = turn()
-            parts = {}
-            if weight is not None:
-                rows = found[:, : shape[1:].numel()]
-                parts[names[id(own["weight"])]] = weight_of_rows(module, rows.reshape(shape))
-            if bias is not None:
-                parts[names[id(own["bias"])]] = found[:, -1]
-            return Updates(parameters=parts)
-
-        return turned
-
-
-def rotations(signal: Tensor, axis: int, *, stream: torch.Generator) -> Callable[[], Tensor]:
-    """Return a function that rotates a signal by a fresh Haar rotation of one axis.
-
-    Where the signal occupies few directions, only their images are drawn.
-
-    Args:
-        signal: Any signal.
-        axis: The axis of the units.
-        stream: Source of randomness.
+    Attributes:
+        snapshot: The probing.
+        measured: The rule.
+        true: All layers under backpropagation.
+        observed: All layers under the rule.
+        diagnostics: What to compare.
     """
-    moved = signal.movedim(axis, -1)
-    n = moved.shape[-1]
-    rows = wide(moved).reshape(-1, n)
-    if rows.shape[0] < n:
-        left, values, _ = torch.linalg.svd(rows, full_matrices=False)
-        kept = values > torch.finfo(signal.dtype).eps * values[:1]
-        rows = left[:, kept] * values[kept]
 
-    def rotated() -> Tensor:
-        size = (n, rows.shape[1])
-        q, r = torch.linalg.qr(torch.randn(size, generator=stream, dtype=torch.float64))
-        frame = (q * torch.sign(torch.diagonal(r))).to(rows)
-        result: Tensor = (rows @ frame.T).reshape(moved.shape).movedim(-1, axis)
-        return result.to(signal)
+    snapshot: Snapshot
+    measured: MeasuredRule
+    true: Views
+    observed: Views
+    diagnostics: tuple[AlignmentDiagnostic, ...]
 
-    return rotated
+    @property
+    def compared(self) -> list[str]:
+        """Layers whose gradient under the rule is not exact by construction."""
+        return [layer.name for layer in self.snapshot.compared(self.measured)]
 
+    def readings(self) -> Iterator[Reading]:
+        """Yield alignments with their chance levels, and what is recorded beside them."""
+        comparisons: dict[Place, Comparison] = {}
+        for number in range(len(self.diagnostics)):
+            for name in (*self.true, WHOLE):
+                found = self._compared(number, name, self.observed)
+                comparisons |= {(number, name, key): each for key, each in found.items()}
+        nulls = closed_forms(self.snapshot, self.measured, self.true, self.diagnostics)
+        by_chance = {*self.compared, WHOLE}
+        missing = [place for place in comparisons if place[1] in by_chance and place not in nulls]
+        observed, drawn = _on_the_host(comparisons, self._redrawn(missing))
+        for number in range(len(self.diagnostics)):
+            own = {place: each for place, each in observed.items() if place[0] == number}
+            yield from self._placed(number, own, nulls | drawn)
+            if not self.measured.is_drawn:
+                yield from self._described(number)
 
-def _placed(
-    diagnostic: AlignmentDiagnostic,
-    snapshot: Snapshot,
-    measured: MeasuredRule,
-    true: Mapping[str, LayerView],
-    found: Mapping[str, Mapping[Key, Comparison]],
-    draws: Mapping[str, Sequence[Compared]],
-) -> Iterator[Reading]:
-    means = {variable.name: variable.null_mean for variable in diagnostic.variables}
-    kind = snapshot.chance_kind(measured)
-    by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
-    for layer_name, drawn in draws.items():
-        closed = {}
-        if layer_name != WHOLE:
-            closed = _closed_forms(diagnostic, snapshot, measured, true[layer_name], drawn)
-        for key, comparison in found[layer_name].items():
-            value = float(comparison.value)
-            chance = chance_of(
-                value,
-                np.array([float(d[key].value) for d in drawn]),
-                kind=kind,
-                concentration=_concentration([d[key].energy for d in drawn]),
-                mean=means[key[0]],
-                closed_form=closed.get(key, float("nan")),
+    def _compared(self, number: int, name: str, views: Views) -> Mapping[Key, Comparison]:
+        """Return what a diagnostic says of a layer, or of the whole network."""
+        diagnostic = self.diagnostics[number]
+        if name != WHOLE:
+            return diagnostic.compare(self.true[name], views[name])
+        return diagnostic.compare_together(self.true, {each: views[each] for each in self.compared})
+
+    def _redrawn(self, missing: Sequence[Place]) -> dict[Place, list[Comparison]]:
+        """Return comparisons under every redraw of statistics without another chance level."""
+        result: dict[Place, list[Comparison]] = {place: [] for place in missing}
+        pairs = dict.fromkeys(place[:2] for place in missing)
+        most = {n: min(self.snapshot.draws, self.diagnostics[n].max_draws) for n, _ in pairs}
+        count = max(most.values(), default=0)
+        needed = {name for _, name in pairs}
+        names = set(self.compared) if WHOLE in needed else needed
+        redraws = redrawn_views(self.snapshot, self.measured, self.observed, names, count)
+        for done, views in enumerate(redraws):
+            self.snapshot.progress(f"chance level, {self.measured.label}", done + 1, count)
+            for number, name in pairs:
+                is_there = len(views) == len(names) if name == WHOLE else name in views
+                if done < most[number] and is_there:
+                    for key, found in self._compared(number, name, views).items():
+                        if (number, name, key) in result:
+                            result[number, name, key].append(found)
+        return result
+
+    def _placed(
+        self, number: int, observed: Mapping[Place, Observed], nulls: Mapping[Place, Null]
+    ) -> Iterator[Reading]:
+        """Yield one diagnostic's alignments with all companions."""
+        means = {each.name: each.null_mean for each in self.diagnostics[number].variables}
+        kind, label = self.snapshot.chance_kind(self.measured), self.measured.label
+        by_chance = {*self.compared, WHOLE}
+        by_key: dict[Key, dict[str, tuple[float, Chance, float]]] = {}
+        for place, (value, undefined) in observed.items():
+            _, layer, key = place
+            if layer in by_chance:
+                null = nulls.get(place, Null(float("nan")))
+                chance = chance_of(
+                    value,
+                    null.draws,
+                    kind=kind,
+                    concentration=null.concentration,
+                    mean=means[key[0]],
+                    closed_form=null.closed_form,
+                )
+                by_key.setdefault(key, {})[layer] = (value, chance, undefined)
+            elif self.true[layer].layer.is_output:
+                yield from _exact(label, layer, key, value, undefined)
+        for (name, site), rows in by_key.items():
+            statuses = adjusted_statuses(
+                [row[0] for row in rows.values()],
+                [row[1] for row in rows.values()],
+                is_drawn=self.measured.is_drawn,
+                is_cosine=means[name] == 0.0,
             )
-            place = by_key.setdefault(key, {})
-            place[layer_name] = (value, chance, float(comparison.undefined))
-    for (name, site), rows in by_key.items():
-        statuses = adjusted_statuses(
-            [row[0] for row in rows.values()],
-            [row[1] for row in rows.values()],
-            is_drawn=measured.is_drawn,
-            is_cosine=means[name] == 0.0,
-        )
-        for (layer_name, (value, chance, undefined)), status in zip(
-            rows.items(), statuses, strict=True
-        ):
-            place_of = (measured.label, "" if layer_name == WHOLE else layer_name, site)
-            yield from readings(name, value, chance, status, undefined=undefined, place=place_of)
-    for output in snapshot.capture.layout.outputs if measured.rule.has_exact_output else ():
-        yield from _exact(output.name, measured, found)
+            for (layer, (value, chance, undefined)), status in zip(
+                rows.items(), statuses, strict=True
+            ):
+                at = (label, "" if layer == WHOLE else layer, site)
+                yield from readings(name, value, chance, status, undefined=undefined, place=at)
+
+    def _described(self, number: int) -> Iterator[Reading]:
+        """Yield what one diagnostic records beside its alignments."""
+        diagnostic, label = self.diagnostics[number], self.measured.label
+        for name, view in self.true.items():
+            for reading in diagnostic.describe(view, self.observed[name]):
+                yield replace(reading, rule=label, layer=name)
+        together = {name: self.observed[name] for name in self.compared}
+        for reading in diagnostic.describe_together(self.true, together):
+            yield replace(reading, rule=label)
 
 
-def _exact(
-    name: str, measured: MeasuredRule, found: Mapping[str, Mapping[Key, Comparison]]
-) -> Iterator[Reading]:
+def _on_the_host(
+    comparisons: Mapping[Place, Comparison], redrawn: Mapping[Place, Sequence[Comparison]]
+) -> tuple[dict[Place, Observed], dict[Place, Null]]:
+    """Return what was observed and what was drawn, after one transfer from the device."""
+    drawn = {place: each for place, each in redrawn.items() if len(each) > 1}
+    parts = [
+        [each.value for each in comparisons.values()],
+        [each.undefined for each in comparisons.values()],
+        [torch.stack([one.value for one in each]) for each in drawn.values()],
+        [spread([one.energy for one in each]) for each in drawn.values()],
+    ]
+    numbers = iter(fetched([tensor for part in parts for tensor in part]))
+    values, undefined, draws, spreads = ([next(numbers) for _ in part] for part in parts)
+    observed = {
+        place: (float(value), float(count))
+        for place, value, count in zip(comparisons, values, undefined, strict=True)
+    }
+    nulls = zip(drawn, draws, spreads, strict=True)
+    return observed, {place: Null(float(one), each) for place, each, one in nulls}
+
+
+def _exact(label: str, layer: str, key: Key, value: float, undefined: float) -> Iterator[Reading]:
+    """Yield an alignment that is 1 by construction."""
     nan = float("nan")
     nothing = Chance(nan, nan, nan, "none", "", nan, nan)
-    for (variable, site), comparison in found[name].items():
-        value = float(comparison.value)
-        status = "exact" if np.isfinite(value) else "undefined"
-        undefined = float(comparison.undefined)
-        place = (measured.label, name, site)
-        yield from readings(variable, value, nothing, status, undefined=undefined, place=place)
-
-
-def _concentration(energies: Sequence[Tensor]) -> float:
-    if len(energies) < 2:
-        return float("nan")
-    stacked = torch.stack([wide(energy).cpu() for energy in energies])
-    relative = stacked.std(0) / stacked.mean(0)
-    return float(relative.nanmean())
-
-
-def _closed_forms(
-    diagnostic: AlignmentDiagnostic,
-    snapshot: Snapshot,
-    measured: MeasuredRule,
-    true: LayerView,
-    draws: Sequence[Compared],
-) -> dict[Key, float]:
-    r"""Return first-order standard deviations, :math:`\sigma_B\|T^\top E\|_F`.
-
-    E is what is sent, the error unless a rule says otherwise. They hold for feedback of
-    independent entries that acts at every layer by itself, so not for factored feedback nor
-    for what is repeated over positions. Where the way to the entry has no second derivative
-    there are none either, and the redraws say it alone.
-    """
-    rule = measured.rule
-    if not isinstance(rule, DrawnFeedback) or not isinstance(rule, DirectRule) or not draws:
-        return {}
-    if rule.granularity != "micro" or rule.structure != "dense" or rule.rank:
-        return {}
-    energies = {key: torch.stack([d[key].energy for d in draws]).mean(0) for key in draws[0]}
-    sigma = rule.entry_sd(true.layer, snapshot.capture.n_errors)
-    error = wide(rule.sent(snapshot.error, snapshot.y))
-    error = error.reshape(error.shape[0], -1)
-    result = {}
-    try:
-        adjoints = diagnostic.adjoints(true, energies)
-    except MeasurementError:
-        return {}
-    for key, adjoint in adjoints.items():
-        rows = wide(adjoint.reshape(adjoint.shape[0], -1))
-        result[key] = sigma * float(_product_norm(rows, error.to(rows.device)))
-    return result
-
-
-def _product_norm(first: Tensor, second: Tensor) -> Tensor:
-    r"""Return :math:`\|A^\top B\|_F`, by way of the smaller of the product and the Grams."""
-    if first.shape[1] * second.shape[1] <= _LARGEST_PRODUCT:
-        result: Tensor = (first.T @ second).norm()
-        return result
-    return ((first @ first.T) * (second @ second.T)).sum().clamp_min(0.0).sqrt()
+    status = "exact" if np.isfinite(value) else "undefined"
+    at = (label, layer, key[1])
+    yield from readings(key[0], value, nothing, status, undefined=undefined, place=at)

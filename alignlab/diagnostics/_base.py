@@ -74,8 +74,9 @@ class Comparison:
 
     Attributes:
         value: The statistic, scalar; NaN where it is undefined.
-        energy: Squared norm of what was compared: a scalar, or one per sample. Its spread
-            over redraws tells whether a first-order chance level may be used.
+        energy: What the statistic divides by, squared: mostly the squared norm of what was
+            compared; a scalar, or one per sample. Its spread over redraws tells whether a
+            first-order chance level may be used.
         undefined: How many samples had no direction, scalar.
     """
 
@@ -116,6 +117,10 @@ class AlignmentDiagnostic(Diagnostic):
             approximate: The layer under the rule, or under a redraw of its feedback.
         """
 
+    def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
+        """Return the energies of ``compare`` alone, for redraws of which no value is needed."""
+        return {key: found.energy for key, found in self.compare(true, approximate).items()}
+
     def compare_together(
         self, true: Mapping[str, LayerView], approximate: Mapping[str, LayerView]
     ) -> Mapping[Key, Comparison]:
@@ -141,6 +146,19 @@ class AlignmentDiagnostic(Diagnostic):
             that are left out have no closed form.
         """
         del true, energies
+        return {}
+
+    def rates(self, true: LayerView) -> Mapping[Key, Tensor]:
+        r"""Return, where they exist, T of a share of rows with :math:`\langle T_i, B e_i\rangle>0`.
+
+        Args:
+            true: The layer under backpropagation.
+
+        Returns:
+            T in the shape of the entry with its samples, by statistic; rows of samples without
+            a direction are zero.
+        """
+        del true
         return {}
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:

@@ -11,7 +11,15 @@ from scipy import special, stats
 
 from alignlab.diagnostics._base import Reading
 
-__all__ = ["USEFUL_STEP_EFFICIENCY", "Chance", "adjusted_statuses", "chance_of", "readings"]
+__all__ = [
+    "CONCENTRATION_BOUND",
+    "USEFUL_STEP_EFFICIENCY",
+    "Chance",
+    "adjusted_statuses",
+    "chance_of",
+    "largest_spread",
+    "readings",
+]
 
 USEFUL_STEP_EFFICIENCY = 0.1
 """Share of the loss decrease of an exact-gradient step from which a direction is "useful".
@@ -65,6 +73,24 @@ class Chance:
     mean: float = 0.0
 
 
+def largest_spread(n_draws: int) -> float:
+    """Return the spread up to which that many redraws show that norms concentrate.
+
+    The spread of few draws is itself uncertain. Below this one a true spread at
+    ``CONCENTRATION_BOUND`` comes out in one case of ten (chi square, for normal norms).
+
+    Args:
+        n_draws: At least 2.
+    """
+    return CONCENTRATION_BOUND * float(np.sqrt(_lowest_variance(n_draws)))
+
+
+@cache
+def _lowest_variance(n_draws: int) -> float:
+    """Return the variance of which one sample of ten has less, over the true one."""
+    return float(stats.chi2.ppf(0.1, n_draws - 1)) / (n_draws - 1)
+
+
 def chance_of(
     observed: float,
     draws: np.ndarray,
@@ -76,16 +102,20 @@ def chance_of(
 ) -> Chance:
     """Return the chance level from redraws, by the first-order closed form where it holds.
 
-    The p-value is that of the redraws, ``(1 + #{draw >= observed}) / (1 + n)``. Where no draw
+    By the closed form the value is normal by chance, which gives band and p-value without
+    any draw. A norm that varies along with the value only makes its tails lighter: fresh
+    feedback passes two-sided levels of 1% and 0.1% no more often than that (calibration.md).
+
+    The p-value of redraws is ``(1 + #{draw >= observed}) / (1 + n)``. Where no draw
     reaches the value and the norm concentrates, that is only a bound; it is then continued by
-    the tail of a normal distribution of the null's standard deviation, so that many layers
-    can be judged together with few draws. Where that deviation comes from the draws it is
-    the tail of Student's t with as many degrees of freedom. The same holds below for opposed
-    values.
+    the tail of Student's t with the draws' own standard deviation and as many degrees of
+    freedom, so that many layers can be judged together with few draws. The same holds below
+    for opposed values.
 
     Args:
         observed: The value; NaN where there is none.
-        draws: The same statistic under redraws, NaN where undefined.
+        draws: The same statistic under redraws, NaN where undefined; none are needed where
+            the closed form holds.
         kind: What was drawn.
         concentration: Relative spread of the squared norm.
         mean: Mean by chance.
@@ -93,30 +123,28 @@ def chance_of(
     """
     finite = draws[np.isfinite(draws)]
     nothing = float("nan")
+    concentrates = not concentration > CONCENTRATION_BOUND
+    if np.isfinite(closed_form) and concentrates:
+        p, opposed = (_normal_tail(sign * (observed - mean), closed_form) for sign in (1.0, -1.0))
+        edges = (mean - 1.96 * closed_form, mean + 1.96 * closed_form)
+        return Chance(
+            *(closed_form, *edges, kind, "closed form", concentration, p),
+            p_opposed=opposed,
+            mean=mean,
+        )
     if finite.size < 2:
         return Chance(nothing, nothing, nothing, kind, "redraws", concentration, nothing, mean=mean)
-    concentrates = not concentration > CONCENTRATION_BOUND
-    closes = np.isfinite(closed_form) and concentrates
-    sd = closed_form if closes else float(np.sqrt(np.mean((finite - mean) ** 2)))
+    sd = float(np.sqrt(np.mean((finite - mean) ** 2)))
     p, opposed = (
-        _tail(
-            sign * (observed - mean),
-            sign * (finite - mean),
-            sd if concentrates else nothing,
-            None if closes else finite.size,
-        )
+        _tail(sign * (observed - mean), sign * (finite - mean), sd if concentrates else nothing)
         for sign in (1.0, -1.0)
     )
-    if closes:
-        low, high = mean - 1.96 * sd, mean + 1.96 * sd
-        method = "closed form"
-    elif finite.size < FEWEST_FOR_EDGES:
+    if finite.size < FEWEST_FOR_EDGES:
         edge = _edge(finite.size) * sd
-        low, high, method = mean - edge, mean + edge, "redraws"
+        low, high = mean - edge, mean + edge
     else:
         low, high = _band(finite)
-        method = "redraws"
-    return Chance(sd, low, high, kind, method, concentration, p, p_opposed=opposed, mean=mean)
+    return Chance(sd, low, high, kind, "redraws", concentration, p, p_opposed=opposed, mean=mean)
 
 
 @cache
@@ -125,7 +153,12 @@ def _edge(n_draws: int) -> float:
     return float(special.stdtrit(n_draws, 0.975))
 
 
-def _tail(observed: float, draws: np.ndarray, sd: float, freedom: int | None) -> float:
+def _normal_tail(observed: float, sd: float) -> float:
+    """Return how often a normal value is at least so large; NaN where nothing varies."""
+    return float(special.ndtr(-observed / sd)) if sd > 0 else float("nan")
+
+
+def _tail(observed: float, draws: np.ndarray, sd: float) -> float:
     """Return the share of draws at or above the value, continued where there is none."""
     if not np.isfinite(observed):
         return float("nan")
@@ -133,9 +166,7 @@ def _tail(observed: float, draws: np.ndarray, sd: float, freedom: int | None) ->
     counted = (1.0 + reached) / (1.0 + draws.size)
     if reached or not sd > 0:
         return counted
-    beyond = -observed / sd
-    tail = special.ndtr(beyond) if freedom is None else special.stdtr(freedom, beyond)
-    return min(counted, float(tail))
+    return min(counted, float(special.stdtr(draws.size, -observed / sd)))
 
 
 def _band(finite: np.ndarray) -> tuple[float, float]:

@@ -86,8 +86,8 @@ def laws(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, str]:
             found[name] = "the rule's signal does not pass the layer's own backward map"
         elif not of_feedback:
             found[name] = (
-                f"its signal is not one matrix times that of {layer.consumer!r}, as direct feedback "
-                "makes it below the output and below linear layers with a unit for every error"
+                f"its signal is not one matrix times that of {layer.consumer!r}, as it is under "
+                "direct feedback below the output and linear layers with a unit for every error"
             )
         elif of_matrix and not grouped:
             found[name] = MATRIX
@@ -102,13 +102,20 @@ def laws(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, str]:
 
 
 def _structure(snapshot: Snapshot, layer: Layer, consumer: Layer) -> str:
-    """Return what forbids both laws by the wiring and the parameters, a clause."""
+    """Return what forbids both laws, a clause."""
     layout = snapshot.capture.layout
     calls = Counter(each.module for each in snapshot.layers)
     if calls[layer.module] > 1 or calls[consumer.module] > 1:
         return "a layer is called more than once"
     if len(layout.segment_of(layer).members) > 1 or not layout.has_one_reader(layer):
         return "its entry also belongs to other layers"
+    if len(layer.entry_shape) == 0 or layer.entry_width % layer.channels:
+        return "its entry does not hold its units"
+    return _parameters(snapshot, layer, consumer)
+
+
+def _parameters(snapshot: Snapshot, layer: Layer, consumer: Layer) -> str:
+    """Return what forbids both laws by the parameters, a clause."""
     uses = Counter(id(p) for each in snapshot.layers for p in [_parameter(snapshot, each)])
     for each in (layer, consumer):
         module, weight = snapshot.capture.module_of(each), _parameter(snapshot, each)
@@ -119,8 +126,6 @@ def _structure(snapshot: Snapshot, layer: Layer, consumer: Layer) -> str:
             return f"{each.name!r} is frozen"
         if isinstance(module, _TRANSPOSED) and module.groups > 1:
             return f"{each.name!r} is a transposed convolution in groups"
-    if len(layer.entry_shape) == 0 or layer.entry_width % layer.channels:
-        return "its entry does not hold its units"
     return ""
 
 
@@ -161,8 +166,12 @@ def _by_unit(signal: Tensor, layer: Layer) -> Tensor:
 
 def _preactivation(snapshot: Snapshot, layer: Layer) -> Tensor:
     module, x = snapshot.capture.module_of(layer), snapshot.capture.input_of(layer)
+    weight = module._parameters["weight"]
+    assert weight is not None
     with torch.no_grad():
-        return type(module).forward(module, x).detach()  # type: ignore[no-any-return]
+        # Mixed precision hands inputs on in another floating type than that of the weights.
+        found: Tensor = type(module).forward(module, x.to(weight.dtype))
+    return found
 
 
 def _feedback_defect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import prod
 
 import torch
@@ -32,6 +32,7 @@ MEAN = "cosine_feedback_jacobian"
 PER_SAMPLE = f"{MEAN}_per_sample"
 
 _MATRIX = "matrix"
+_ROWS = 64
 _MOST_DRAWS = 64
 
 
@@ -169,12 +170,16 @@ def frobenius_norm(feedback: Feedback) -> Tensor:
     if isinstance(feedback, Positional):
         channels = feedback.entry_shape[feedback.entry_axis]
         positions = prod(feedback.entry_shape) // channels
-        return frobenius_norm(feedback.matrix) * positions**0.5
+        norm: Tensor = frobenius_norm(feedback.matrix) * float(positions) ** 0.5
+        return norm
     if isinstance(feedback, Factored):
         left, right = wide(feedback.left), wide(feedback.right).flatten(1)
-        return ((left.T @ left) * (right @ right.T)).sum().clamp_min(0.0).sqrt()
+        energy: Tensor = ((left.T @ left) * (right @ right.T)).sum().clamp_min(0.0)
+        return energy.sqrt()
     if isinstance(feedback, Seeded):
         repeats = prod(feedback.shape[1:]) // prod(feedback.drawn)
         squares = [wide(block).square().sum() for _, _, block in feedback.blocks()]
         return (repeats * torch.stack(squares).sum()).sqrt()
-    return wide(feedback).norm()
+    # A copy in float64 would take twice the room of the feedback.
+    squares = [wide(part).square().sum() for part in feedback.split(_ROWS)]
+    return torch.stack(squares).sum().sqrt()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import torch
@@ -14,7 +15,7 @@ from alignlab.engine.jacobian import Jacobian
 from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
-from alignlab.kernels.row_space import inverse
+from alignlab.kernels.row_space import TOLERANCE, inverse, tolerance_of
 from alignlab.sites import ENTRY
 
 if TYPE_CHECKING:
@@ -71,12 +72,14 @@ class Jacobians:
     Attributes:
         because: Why there are none, a clause; empty where there are.
         samples: Which samples they are of, indices in ascending order.
+        tolerance: Share of the largest singular value below which one counts as zero.
         at: By name of the layer; layers that share an entry share what is said of it.
     """
 
     because: str = ""
     samples: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     at: Mapping[str, AtEntry] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
 
 
 def entries(snapshot: Snapshot) -> dict[str, Layer]:
@@ -148,10 +151,15 @@ class _Rows:
 
 def _reduced(snapshot: Snapshot, rows: _Rows, found: Mapping[str, Layer]) -> Jacobians:
     samples = rows.samples
-    error = snapshot.exact_error[samples]
+    error = snapshot.exact_error[samples.to(snapshot.exact_error.device)]
     signals = {consumer: _signals(snapshot, layer, samples) for consumer, layer in found.items()}
     grams = {consumer: _gram(rows.at[consumer]) for consumer in found}
-    inverted = together(inverse, {consumer: (gram,) for consumer, gram in grams.items()})
+    # Under mixed precision a row is as coarse as the coarsest operation on its way.
+    types = {snapshot.error.dtype, *(each.dtype for each in rows.at.values())}
+    tolerance = max(tolerance_of(dtype) for dtype in types)
+    inverted = together(
+        partial(inverse, tolerance=tolerance), {name: (gram,) for name, gram in grams.items()}
+    )
     at = {}
     for consumer in found:
         kept = rows.at.pop(consumer)
@@ -166,7 +174,8 @@ def _reduced(snapshot: Snapshot, rows: _Rows, found: Mapping[str, Layer]) -> Jac
                 label: wide(each).square().sum(1) for label, each in signals[consumer].items()
             },
         )
-    return Jacobians("", samples, {layer.name: at[layer.consumer] for layer in snapshot.hidden})
+    by_layer = {layer.name: at[layer.consumer] for layer in snapshot.hidden}
+    return Jacobians("", samples, by_layer, tolerance)
 
 
 def _signals(snapshot: Snapshot, layer: Layer, samples: Tensor) -> dict[str, Tensor]:

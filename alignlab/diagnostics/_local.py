@@ -93,7 +93,8 @@ def _mixing(capture: Capture, layer: Layer) -> Tensor:
     noise = _entry_like(capture, layer, random=True)
     image = capture.to_entry(layer, capture.to_preactivation(layer, noise))
     rest = image - diagonal(capture, layer) * noise
-    return rest.norm() / image.norm()
+    share: Tensor = rest.norm() / image.norm()
+    return share
 
 
 def _entry_like(capture: Capture, layer: Layer, *, random: bool) -> Tensor:

@@ -119,4 +119,6 @@ def _rotation_sd(module: nn.Module, weight: Tensor, backward: Tensor) -> Tensor:
     r"""Return :math:`\|BW^\top\|_F/(\sqrt{n_{out}}\,\|B\|\,\|W\|)`, for rotated outputs of B."""
     axis = 1 if isinstance(module, _TRANSPOSED) else 0
     first, second = (wide(each).movedim(axis, 0).flatten(1) for each in (weight, backward))
-    return (second @ first.T).norm() / (len(first) ** 0.5 * first.norm() * second.norm())
+    size = len(first) ** 0.5 * first.norm() * second.norm()
+    result: Tensor = (second @ first.T).norm() / size
+    return result

@@ -86,8 +86,8 @@ def _variables(prefix: str, of: str) -> Iterator[Variable]:
 class AlignmentMatrix(SnapshotDiagnostic):
     r"""How well weights are :math:`B_lA_lB_{l-1}^\top`, and how well conditioned that A is.
 
-    :math:`A_l = B_l^+W_l(B_{l-1}^+)^\top` by least squares, :math:`A_L = W_L(B_{L-1}^+)^\top` at the
-    output, and the same of :math:`W_l - W_l(0)` (``alignment_matrix_change``) where the weights
+    :math:`A_l = B_l^+W_l(B_{l-1}^+)^\top` by least squares, :math:`A_L = W_L(B_{L-1}^+)^\top` at
+    the output, and the same of :math:`W_l - W_l(0)` (``alignment_matrix_change``) where the weights
     at which the training began are given. A linear network that direct feedback trains from zero
     has exactly that form; from other weights only their change has it, and early in the training.
 
@@ -134,7 +134,7 @@ class AlignmentMatrix(SnapshotDiagnostic):
         ),
         *(variable for prefix, of in _OF.items() for variable in _variables(prefix, of)),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 10.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the matrices of every direct rule; for drawn feedback, only those by chance."""

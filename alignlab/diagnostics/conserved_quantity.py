@@ -134,7 +134,7 @@ class ConservedQuantity(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 1.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield drifts and dominance of every rule with fixed feedback."""

@@ -122,6 +122,19 @@ class ErrorSignal(AlignmentDiagnostic):
         has_signal = any(approximate.site(site) is not None for site in SITES)
         return "" if has_signal else "the rule yields updates of parameters and no error signals"
 
+    def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
+        """Return what the three cosines at every site divide by, squared."""
+        del true
+        result: dict[Key, Tensor] = {}
+        for site in SITES:
+            rows = approximate.site(site)
+            if rows is not None:
+                energies = wide(torch.einsum("nk,nk->n", rows, rows))
+                result["cosine_error_signal", site] = energies
+                result["cosine_error_signal_flat", site] = energies.sum()
+                result["cosine_mean_error_signal", site] = wide(rows.mean(0).square().sum())
+        return result
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
         """Return T of the three cosines at both sites; see the base class."""
         result = {}
@@ -130,17 +143,33 @@ class ErrorSignal(AlignmentDiagnostic):
             assert reference is not None
             per_sample = energies[("cosine_error_signal", site)].to(reference.unit.device)
             weights = torch.nan_to_num(per_sample.rsqrt(), posinf=0.0) / reference.defined.sum()
-            flat = reference.unit * reference.norms.unsqueeze(1) / reference.norms.norm()
+            of_norms = reference.norms / reference.norms.norm()
+            of_norms = of_norms / energies[("cosine_error_signal_flat", site)].sqrt()
             mean = reference.mean / reference.mean.norm() / len(reference.norms)
-            functionals = {
-                "cosine_error_signal": reference.unit * weights.unsqueeze(1),
-                "cosine_error_signal_flat": flat
-                / energies[("cosine_error_signal_flat", site)].sqrt(),
-                "cosine_mean_error_signal": mean.expand_as(reference.unit)
-                / energies[("cosine_mean_error_signal", site)].sqrt(),
-            }
-            for name, functional in functionals.items():
-                result[(name, site)] = _at_entry(true, site, functional)
+            mean = mean / energies[("cosine_mean_error_signal", site)].sqrt()
+            key = ("cosine_mean_error_signal", site)
+            result[key] = _at_entry(true, site, mean.expand_as(reference.unit))
+            unit = reference.unit
+            rows = None if true.local.mixes_samples else _at_entry(true, site, unit).flatten(1)
+            for name, factors in (
+                ("cosine_error_signal", weights),
+                ("cosine_error_signal_flat", of_norms),
+            ):
+                weighted = factors.unsqueeze(1)
+                result[(name, site)] = (
+                    _at_entry(true, site, unit * weighted)
+                    if rows is None
+                    else rows * weighted.to(rows)
+                )
+        return result
+
+    def rates(self, true: LayerView) -> Mapping[Key, Tensor]:
+        """Return T of the descent rate; none at the pre-activation where samples are mixed."""
+        result = {}
+        for site in SITES:
+            reference = true.reference(site)
+            if reference is not None and (site == ENTRY or not true.local.mixes_samples):
+                result[("descent_rate", site)] = _at_entry(true, site, reference.unit)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
@@ -149,9 +178,7 @@ class ErrorSignal(AlignmentDiagnostic):
             reference, signal = true.site(site), approximate.site(site)
             if reference is None or signal is None:
                 continue
-            cosines = cosine(reference, signal)
-            cosines = cosines[torch.isfinite(cosines)]
-            spread = cosines.std() if cosines.numel() > 1 else torch.tensor(float("nan"))
+            spread = _spread(cosine(reference, signal))
             first, second = wide(reference).flatten(), wide(signal).flatten()
             norm = first.norm()
             yield Reading("cosine_error_signal_sd", spread, site=site)
@@ -171,26 +198,34 @@ def _compared(true: Reference, signal: Tensor) -> dict[str, Comparison]:
     products = torch.einsum("nk,nk->n", true.unit, rows)
     cosines = (products / energies.sqrt()).clamp(-1.0, 1.0)
     defined = torch.isfinite(cosines) & true.defined
-    cosines = cosines[defined]
-    undefined = (~defined).sum()
+    count = defined.sum()
+    cosines = torch.where(defined, cosines, 0.0)
     flat = torch.dot(true.norms, products) / (true.norms.norm() * energies.sum().sqrt())
     mean = rows.mean(0)
     # A mean that cancels to rounding, as before normalisation over the batch, has no direction.
     cancels = is_rounding(mean * len(rows), energies.sum().sqrt())
     cancels = cancels | is_rounding(true.mean * len(rows), true.norms.norm())
     mean_cosine = torch.where(cancels, torch.nan, cosine(true.mean, mean))
-    nothing = torch.zeros(())
+    nothing, undefined = torch.zeros(()), (~defined).sum()
     return {
-        "cosine_error_signal": Comparison(cosines.mean(), energies, undefined),
+        "cosine_error_signal": Comparison(cosines.sum() / count, energies, undefined),
         "cosine_error_signal_flat": Comparison(flat.clamp(-1.0, 1.0), energies.sum(), nothing),
         "cosine_mean_error_signal": Comparison(mean_cosine, mean.square().sum(), cancels.double()),
-        "descent_rate": Comparison((cosines > 0).double().mean(), energies, undefined),
+        "descent_rate": Comparison((cosines > 0).double().sum() / count, energies, undefined),
     }
+
+
+def _spread(cosines: Tensor) -> Tensor:
+    """Return the standard deviation over samples with a direction; NaN for fewer than two."""
+    defined = torch.isfinite(cosines)
+    count = defined.sum()
+    mean = torch.where(defined, cosines, 0.0).sum() / count
+    squares = torch.where(defined, cosines - mean, 0.0).square().sum()
+    return torch.where(count > 1, squares / (count - 1), torch.nan).sqrt()
 
 
 def _at_entry(true: LayerView, site: str, functional: Tensor) -> Tensor:
     if site == ENTRY:
         return functional
     assert true.preactivation is not None
-    tangent = functional.to(true.preactivation).reshape(true.preactivation.shape)
-    return true.capture.to_entry(true.layer, tangent)
+    return true.to_entry(functional.to(true.preactivation))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from alignlab.diagnostics._feedback import at_entries
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import Feedback, back_project
 from alignlab.kernels.cosines import wide
+from alignlab.kernels.layers import linear_part
 from alignlab.kernels.readout import accuracy
 from alignlab.rules._base import DirectRule
 from alignlab.snapshot import MeasuredRule, Snapshot
@@ -29,7 +31,9 @@ _BEYOND = {
 }
 
 
-def _variables(name: str, phrase: str, better: str, valid: tuple[float, float | None]) -> Any:
+def _variables(
+    name: str, phrase: str, *, better: str, valid: tuple[float | None, float | None]
+) -> Iterator[Variable]:
     source = "Gilmer et al. 2017 (abstract); our derivation"
     yield Variable(name, _DIMS, phrase, source=source, better=better, valid=valid)
     for suffix, beyond in _BEYOND.items():
@@ -60,8 +64,8 @@ class FeedbackReadout(SnapshotDiagnostic):
     alone.
 
     **Undefined** for rules without direct feedback and for layers at whose entry none enters. The
-    accuracy needs targets that are classes and outputs one for each class; the loss needs a
-    model that returns the pre-activation of its output layer.
+    accuracy needs targets that are classes, with an output for each whose order is that of the
+    output layer; the loss needs a model that returns the pre-activation of that layer.
 
     Source: Gilmer et al. 2017 see direct feedback as training against a random readout (known
     to us from the abstract); the comparison with redraws is our derivation.
@@ -81,15 +85,19 @@ class FeedbackReadout(SnapshotDiagnostic):
 
     variables: ClassVar[tuple[Variable, ...]] = (
         *_variables(
-            *("feedback_readout_accuracy", "Accuracy of direct feedback as a classifier"),
-            *("higher", (0.0, 1.0)),
+            "feedback_readout_accuracy",
+            "Accuracy of direct feedback as a classifier",
+            better="higher",
+            valid=(0.0, 1.0),
         ),
         *_variables(
-            *("feedback_readout_loss", "Loss of direct feedback as a classifier"),
-            *("lower", (None, None)),
+            "feedback_readout_loss",
+            "Loss of direct feedback as a classifier",
+            better="lower",
+            valid=(None, None),
         ),
     )
-    cost: ClassVar[float] = 3.0
+    cost: ClassVar[float] = 5.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield both numbers and their chance level for every direct rule."""
@@ -116,14 +124,18 @@ class _Scores:
         self._snapshot = snapshot
         output = snapshot.capture.output
         self._shape = output.shape if isinstance(output, Tensor) else None
-        self.missing = []
+        self.missing: list[str] = []
         self._has_loss = self._shape is not None and _is_error_of_output(snapshot)
         if not self._has_loss:
             self.missing.append(
                 "there is no loss of a readout, since the model does not return the "
                 "pre-activation of its output layer"
             )
-        self._has_classes = self._shape is not None and _has_classes(snapshot, self._shape)
+        self._has_classes = (
+            self._shape is not None
+            and _has_classes(snapshot, self._shape)
+            and (self._has_loss or _keeps_order(snapshot))
+        )
         if not self._has_classes:
             self.missing.append(
                 "there is no accuracy of a readout, since targets are not classes of which "
@@ -157,11 +169,7 @@ def _is_error_of_output(snapshot: Snapshot) -> bool:
         return False
     leaf = output.detach().requires_grad_()
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(
-            snapshot.loss_function(leaf, snapshot.y), leaf, allow_unused=True
-        )
-    if gradient is None:
-        return False
+        (gradient,) = torch.autograd.grad(snapshot.loss_function(leaf, snapshot.y), leaf)
     error = snapshot.error.reshape(-1)
     return bool((gradient.reshape(-1) - error).norm() <= 1e-3 * error.norm())
 
@@ -174,6 +182,20 @@ def _has_classes(snapshot: Snapshot, shape: torch.Size) -> bool:
     return is_whole and target.shape == shape[:1] + shape[2:]
 
 
+def _keeps_order(snapshot: Snapshot) -> bool:
+    """Return whether the output's largest entry is that of the output layer, as for a softmax."""
+    layer, output = snapshot.capture.layout.only_output, snapshot.capture.output
+    assert isinstance(output, Tensor)
+    if layer is None or len(layer.shape) > 1 or output.dim() > 2:
+        return False
+    module, weight = snapshot.capture.module_of(layer), snapshot.capture.weight_of(layer)
+    bias = module._parameters.get("bias")
+    with torch.no_grad():
+        plain = linear_part(module, wide(snapshot.capture.input_of(layer)), wide(weight)).flatten(1)
+        plain = plain if bias is None else plain + wide(bias)
+    return bool((plain.argmax(1) == output.to(plain.device).argmax(1)).all())
+
+
 def _of_rule(snapshot: Snapshot, measured: MeasuredRule, scores: _Scores) -> Iterator[Reading]:
     if not scores.names:
         return
@@ -183,7 +205,7 @@ def _of_rule(snapshot: Snapshot, measured: MeasuredRule, scores: _Scores) -> Ite
     }
     redrawn = snapshot.redrawn(measured, min(snapshot.draws, _MOST_DRAWS))
     found: dict[str, list[Tensor]] = {}
-    for each in (measured, *redrawn):
+    for each in chain([measured], redrawn):
         for layer, feedback in at_entries(snapshot, each.feedback).items():
             found.setdefault(layer, []).append(scores.of(activations[layer], feedback))
     rows = dict(zip(found, fetched([torch.stack(each) for each in found.values()]), strict=True))
@@ -194,11 +216,9 @@ def _of_rule(snapshot: Snapshot, measured: MeasuredRule, scores: _Scores) -> Ite
                 yield Reading(name + suffix, value, *place_of)
 
 
-def _against(
-    numbers: Sequence[float] | np.ndarray, name: str, measured: MeasuredRule
-) -> Mapping[str, float]:
+def _against(numbers: np.ndarray, name: str, measured: MeasuredRule) -> Mapping[str, float]:
     """Return one number against its redraws, by suffix."""
-    observed, draws = numbers[0], np.asarray(numbers[1:])
+    observed, draws = numbers[0], numbers[1:]
     low, median, high = np.quantile(draws, [0.025, 0.5, 0.975])
     found = {"_chance": float(median), "_low": float(low), "_high": float(high)}
     if measured.is_drawn:

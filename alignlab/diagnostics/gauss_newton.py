@@ -35,8 +35,9 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
 
     at the entry of layer l, with z the pre-activation of the output layer and :math:`J_i^+` the
     Moore-Penrose inverse of every sample by itself, without a ridge: singular values below 1e-5
-    of the largest count as zero. :math:`-J_i^+e_i` is the smallest change of the activation
-    that takes the error away in first order, where :math:`-J_i^\top e_i` is the steepest one.
+    of the largest (with mixed precision, below ten times its rounding) count as zero.
+    :math:`-J_i^+e_i` is the smallest change of the activation that takes the error away in first
+    order, where :math:`-J_i^\top e_i` is the steepest one.
 
     **Reading.** Rules that approximate Gauss-Newton targets (target propagation, deep feedback
     control) have a large cosine here and can have a small one with the true signal: for them
@@ -87,7 +88,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 5.0
+    cost: ClassVar[float] = 30.0
     max_draws: ClassVar[int] = 50
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
@@ -109,7 +110,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
         defined = (unit != 0).any(1) & (per_sample > 0)
         weights = torch.where(defined, per_sample.rsqrt(), 0.0) / defined.sum()
         result = unit.new_zeros(len(true.entry), unit.shape[1])
-        result[found.samples] = unit * weights.unsqueeze(1)
+        result[found.samples.to(unit.device)] = unit * weights.unsqueeze(1)
         return {_KEY: result}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:

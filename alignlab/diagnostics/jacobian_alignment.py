@@ -49,10 +49,11 @@ class JacobianAlignment(SnapshotDiagnostic):
 
     **Many outputs.** Up to 64 outputs every row of the Jacobians is formed, for as many samples as
     fit in memory (``jacobian_samples``). Above, 32 random combinations of outputs are
-    differentiated: inner products and squared norms are unbiased, one signal is held at a time,
-    ``cosine_feedback_jacobian_standard_error`` is the standard error, and chance levels contain the noise of
-    the combinations, :math:`\sqrt{1 + (C-1)/32}` times as wide. Feedback of independent entries
-    has them; other feedback then has a value without a chance level.
+    differentiated. Inner products and squared norms are then unbiased, one signal is held at a
+    time, ``cosine_feedback_jacobian_standard_error`` says how far the first cosine is off, and
+    chance levels contain the noise of the combinations: they are :math:`\sqrt{1 + (C-1)/32}` times
+    as wide. Feedback of independent entries has them; other feedback has a value without a
+    chance level, and is undecidable.
 
     ``jacobian_rank_one_bound`` is what the mean cosine with :math:`\bar J_l` of an estimate from a
     single random direction at the layer is at least; it is a property of the network.
@@ -128,7 +129,7 @@ class JacobianAlignment(SnapshotDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 10.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the cosines of every direct rule, and the bound of every layer."""

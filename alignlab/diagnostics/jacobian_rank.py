@@ -44,7 +44,8 @@ class JacobianRank(SnapshotDiagnostic):
     loss also reaches the layer on a way that is not the output's.
 
     **Which samples.** As many as fit in memory, at random (``jacobian_samples`` of
-    ``jacobian-alignment``). Singular values below 1e-5 of the largest count as zero.
+    ``jacobian-alignment``). Singular values below 1e-5 of the largest count as zero; with mixed
+    precision, below ten times its rounding.
 
     **Undefined** for more than 64 outputs, where the output of one sample depends on others (batch
     norm in training), for several output layers; the shares for rules that yield no error
@@ -140,17 +141,16 @@ class JacobianRank(SnapshotDiagnostic):
             return
         for layer in snapshot.capture.layout.outputs:
             yield NotDefined("it is the output, whose Jacobian is the identity", layer=layer.name)
-        yield from _spectra(found.at)
+        yield from _spectra(found.at, found.tolerance)
         for measured in snapshot.rules:
             if not measured.rule.has_signals:
                 yield NotDefined("the rule yields no error signals", measured.label)
             elif not measured.is_drawn:
                 yield from _shares("achievable_energy", measured.label, found.at)
-        for reading in _shares("achievable_energy_true", TRUE, found.at):
-            yield reading
+        yield from _shares("achievable_energy_true", TRUE, found.at)
 
 
-def _spectra(at: Mapping[str, AtEntry]) -> Iterator[Reading]:
+def _spectra(at: Mapping[str, AtEntry], tolerance: float) -> Iterator[Reading]:
     values = together(singular_values, {name: (each.gram,) for name, each in at.items()})
     means = together(
         singular_values,
@@ -161,8 +161,9 @@ def _spectra(at: Mapping[str, AtEntry]) -> Iterator[Reading]:
         zero = (each[:, 0] == 0).sum()
         ratios = participation_ratio(each.square())
         shares = (each / each[:, :1]).nanmean(0)
-        ranks = rank(each)
-        yield Reading("jacobian_condition", conditioning(each, width).nanmedian(), layer=name)
+        ranks = rank(each, tolerance=tolerance)
+        condition = conditioning(each, width, tolerance=tolerance).nanmedian()
+        yield Reading("jacobian_condition", condition, layer=name)
         yield Reading("jacobian_rank", ranks.mean(), layer=name)
         yield Reading("jacobian_participation_ratio", ratios.nanmean(), layer=name)
         yield Reading(

@@ -95,5 +95,5 @@ class UnsharedGradient(AlignmentDiagnostic):
         adjoint = true.position_adjoint
         if true.layer.is_output or adjoint is None or _KEY not in energies:
             return {}
-        at_entry = true.capture.to_entry(true.layer, adjoint.to(true.preactivation))
+        at_entry = true.to_entry(adjoint.to(true.preactivation))
         return {_KEY: wide(at_entry) / energies[_KEY].sqrt()}

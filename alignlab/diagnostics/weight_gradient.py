@@ -1,4 +1,4 @@
-"""Alignment of weight gradients (A1, A2, A5, A6)."""
+"""Alignment of weight gradients (A1, A2, A5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from alignlab.layer_view import LayerView
 __all__ = ["WeightGradient"]
 
 _DIMS = ("rule", "layer")
-_NAN = float("nan")
 
 
 class WeightGradient(AlignmentDiagnostic):
@@ -39,13 +38,6 @@ class WeightGradient(AlignmentDiagnostic):
             source="bioflax (code)",
             better="higher",
             valid=(-1.0, 1.0),
-            alignment=True,
-        ),
-        Variable(
-            "cosine_weight_gradient_debiased",
-            _DIMS,
-            "Cosine of the weight gradients across two disjoint halves of the samples",
-            better="higher",
             alignment=True,
         ),
         Variable(
@@ -94,7 +86,7 @@ class WeightGradient(AlignmentDiagnostic):
     cost: ClassVar[float] = 1.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
-        """Return the cosines of weight and bias gradients, and the debiased one."""
+        """Return the cosines of weight and bias gradients."""
         result: dict[Key, Comparison] = {}
         weight, bias = true.gradients_beside(approximate)
         other_weight, other_bias = approximate.gradients
@@ -107,12 +99,6 @@ class WeightGradient(AlignmentDiagnostic):
             value = torch.where(cancels, torch.nan, found.value)
             undefined = (~torch.isfinite(value)).double()
             result[("cosine_bias_gradient", "")] = Comparison(value, found.energy, undefined)
-        halves, other = true.weight_halves, approximate.weight_halves
-        if halves is not None and other is not None:
-            value = _debiased(halves, other)
-            energy = wide(other[0] + other[1]).square().sum()
-            undefined = (~torch.isfinite(value)).double()
-            result[("cosine_weight_gradient_debiased", "")] = Comparison(value, energy, undefined)
         return result
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
@@ -122,28 +108,34 @@ class WeightGradient(AlignmentDiagnostic):
             return "its weight is no parameter that is learned"
         return "" if found is not None else "the rule leaves its weight alone"
 
+    def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
+        """Return what the two cosines divide by, squared."""
+        del true
+        names = ("cosine_weight_gradient", "cosine_bias_gradient")
+        found = zip(names, approximate.gradients, strict=True)
+        return {(name, ""): wide(one).square().sum() for name, one in found if one is not None}
+
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
-        """Return T of the two plain cosines; see the base class.
+        """Return T of the two cosines; see the base class.
 
         The product of two weight gradients is that of the signal with the layer's own
         linear map of its input, with the true gradient for its weight.
         """
         assert true.preactivation is not None
-        module = true.capture.module_of(true.layer)
-        x = true.capture.input_of(true.layer)
+        module, x = true.capture.module_of(true.layer), true.capture.input_of(true.layer)
         weight, bias = true.gradients
-        result = {}
-        tangents: dict[str, Tensor] = {}
-        if weight is not None and weight.norm() > 0:
-            tangents["cosine_weight_gradient"] = linear_part(module, x, weight / weight.norm())
-        if bias is not None and bias.norm() > 0:
+        tangents: dict[Key, Tensor] = {}
+        if weight is not None:
+            tangents["cosine_weight_gradient", ""] = linear_part(module, x, weight / weight.norm())
+        if bias is not None:
             shape = [1] * true.preactivation.dim()
             shape[1 if true.layer.is_convolution else -1] = -1
             row = (bias / bias.norm()).reshape(shape)
-            tangents["cosine_bias_gradient"] = row.expand_as(true.preactivation)
-        for name, tangent in tangents.items():
-            at_entry = true.capture.to_entry(true.layer, tangent.reshape(true.preactivation.shape))
-            result[(name, "")] = wide(at_entry) / energies[(name, "")].sqrt()
+            tangents["cosine_bias_gradient", ""] = row.expand_as(true.preactivation)
+        result = {}
+        for key, tangent in tangents.items():
+            at_entry = true.to_entry(tangent.to(true.preactivation))
+            result[key] = at_entry / energies[key].sqrt().to(at_entry)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
@@ -173,16 +165,3 @@ def _cancels(bias: Tensor, view: LayerView) -> Tensor:
     if view.preactivation is None:
         return torch.zeros((), dtype=torch.bool, device=bias.device)
     return is_rounding(bias, wide(view.preactivation).norm())
-
-
-def _debiased(true: tuple[Tensor, Tensor], approximate: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the cross-batch cosine; NaN where a product of a gradient with itself is not > 0."""
-    a, b = (wide(half).flatten() for half in true)
-    c, d = (wide(half).flatten() for half in approximate)
-    scale, other = a.norm() + b.norm(), c.norm() + d.norm()
-    a, b, c, d = a / scale, b / scale, c / other, d / other
-    crossed = (torch.dot(c, b) + torch.dot(d, a)) / 2.0
-    own = torch.dot(a, b), torch.dot(c, d)
-    if not (own[0] > 0 and own[1] > 0):
-        return torch.tensor(_NAN, dtype=torch.float64)
-    return crossed / (own[0] * own[1]).sqrt()

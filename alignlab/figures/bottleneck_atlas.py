@@ -73,10 +73,11 @@ def _cosines(axis: Axes, table: pd.DataFrame, *, lanes: Lanes) -> list[Artist]:
         axis.scatter(below, height, s=20, marker="4", color=color, linewidth=0.8)
         _styles.mark(axis, found, height, color=color, marker=marker, area=lanes.marker_area)
         entries.append(_styles.entry(f"measured, {rule}", color=color, marker=marker))
-        entries.append(_styles.entry(f"width bound, {rule}", color=color, marker="|"))
-        if np.isfinite(below).any():
-            label = f"limit of learning from below, {rule}"
-            entries.append(_styles.entry(label, color=color, marker="4"))
+    entries.append(_styles.entry("width bound", color=_styles.TRUE, marker="|"))
+    if np.isfinite(table[BELOW].to_numpy(float)).any():
+        entries.append(
+            _styles.entry("limit of learning from below", color=_styles.TRUE, marker="4")
+        )
     entries.append(_styles.band_entry("95% by chance"))
     axis.axvline(0, color=_styles.GREY, linewidth=0.6)
     axis.axvline(1, color=_styles.GREY, linewidth=0.6)
@@ -93,15 +94,16 @@ def _widths(axis: Axes, table: pd.DataFrame, *, lanes: Lanes) -> list[Artist]:
     width = layers[ABOVE].to_numpy(float)
     axis.hlines(rows, 1, width, color=_styles.CHANCE)
     axis.scatter(width, rows, s=14, color=_styles.TRUE, zorder=3)
-    entries: list[Artist] = [_styles.entry("width there is", color=_styles.TRUE)]
+    entries: list[Artist] = [
+        _styles.entry("width there is", color=_styles.TRUE),
+        _styles.entry("width that lifts the limit", color=_styles.TRUE, filled=False),
+    ]
     for rule, (color, marker) in lanes.styles.items():
         own = table[table["rule"] == rule].dropna(subset=[LIFTS])
         height = np.array([lanes.lane(layer, rule) for layer in own["layer"]])
         needed = own[LIFTS].to_numpy(float)
         area = lanes.marker_area
         _styles.mark(axis, needed, height, color=color, marker=marker, area=area, filled=False)
-        label = f"width that lifts the limit, {rule}"
-        entries.append(_styles.entry(label, color=color, marker=marker, filled=False))
     _styles.logarithmic(axis)
     axis.set_xlabel("units")
     for column, style, name in (("n_classes", "--", "classes"), ("error_rank", ":", "error rank")):

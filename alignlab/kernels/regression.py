@@ -232,7 +232,8 @@ def _fit(
     n_features = features.shape[-1]
     if gains is None:
         inverse = torch.linalg.pinv(rows.mT @ rows, hermitian=True, rtol=_LEAST)
-        return inverse @ (rows.mT @ targets)
+        found: Tensor = inverse @ (rows.mT @ targets)
+        return found
     pairs = (rows.unsqueeze(-1) * rows.unsqueeze(-2)).flatten(-2)
     grams = (gains.mT @ pairs).unflatten(-1, (n_features, n_features))
     # A unit that acts on fewer samples than there are features would be fitted by anything.

@@ -61,7 +61,7 @@ def trained(
         updates = rule.updates(task, state)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter -= rate * (updates.parameters[name] + decay * parameter)
+                parameter.sub_(rate * (updates.parameters[name] + decay * parameter))
         capture.close()
     return MeasuredRule(rule, state, "training"), initial
 
@@ -104,7 +104,9 @@ def test_in_a_linear_network_the_matrix_is_conserved_at_every_layer(rule: Rule) 
 
 
 @pytest.mark.parametrize("make", [dense, maps])
-@pytest.mark.parametrize("between", [(), (nn.ReLU,), (nn.LeakyReLU,)], ids=["none", "relu", "leaky"])
+@pytest.mark.parametrize(
+    "between", [(), (nn.ReLU,), (nn.LeakyReLU,)], ids=["none", "relu", "leaky"]
+)
 def test_under_feedback_alignment_every_layer_has_a_law(
     make: Callable[..., nn.Sequential], between: tuple[Callable[[], nn.Module], ...]
 ) -> None:

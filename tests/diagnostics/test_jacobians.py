@@ -1,4 +1,4 @@
-"""Numbers from Jacobians against dense ones of PyTorch, pseudo-inverses and projections of numpy."""
+"""Numbers from Jacobians against dense ones of PyTorch and projections of numpy."""
 
 from __future__ import annotations
 
@@ -359,3 +359,30 @@ def test_coupled_samples_have_no_jacobians_of_their_own() -> None:
     for name in ALL:
         text = str(found["not_defined"].sel(diagnostic=name, layer="0").values)
         assert text.startswith("not defined for 0 because the signal of one sample reaches others")
+
+
+class Mixed(nn.Module):
+    """A network in bfloat16 whose readout has two directions for three outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            *(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3)),
+        )
+        with torch.no_grad():
+            weight = self.layers[4].weight
+            weight[2] = -weight[0] - weight[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.layers(x).float()
+
+
+def test_rounding_in_half_precision_is_no_direction() -> None:
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    data = x, torch.arange(20) % 3
+    found = probed(Mixed(), functional.cross_entropy, data, DFA(), diagnostics=ALL)
+    assert (found["jacobian_rank"].isel(layer=slice(0, 2)) <= 2.0).all()
+    np.testing.assert_allclose(found["achievable_energy_true"][:2], 1.0, atol=0.02)
+    assert (found["cosine_gauss_newton_true"][:2] > 0.5).all()

@@ -12,6 +12,7 @@ import xarray as xr
 from torch import nn
 from torch.nn import functional
 
+from alignlab.diagnostics.cross_batch_gradient import CrossBatchGradient
 from alignlab.diagnostics.weight_gradient import WeightGradient
 from alignlab.probe import Probe
 from alignlab.rules import BP, DFA, FA, USF
@@ -125,7 +126,7 @@ def test_the_cosine_across_halves_is_that_of_independent_halves() -> None:
     x, y = torch.randn(60, 6), torch.arange(60) % 3
     with Probe(
         *(model, functional.cross_entropy),
-        rules=[DFA()], draws=32, seed=5, diagnostics=["weight-gradient"], save=["signals"],
+        rules=[DFA()], draws=32, seed=5, diagnostics=["cross-batch-gradient"], save=["signals"],
     ) as probe:  # fmt: skip
         found = probe.measure(x, y).isel(step=0)
     raw = probe.tensors["0"].isel(rule=0)
@@ -161,8 +162,9 @@ def test_shared_noise_aligns_unrelated_gradients_on_a_batch_but_not_across_halve
             whole = sum(halves), None
             beside = {"gradients": whole, "gradients_beside": lambda _, whole=whole: whole}
             views.append(SimpleNamespace(**beside, weight_halves=halves))
-        compared = WeightGradient().compare(*views)  # type: ignore[arg-type]
-        found.append([float(each.value) for each in compared.values()])
+        kinds = WeightGradient(), CrossBatchGradient()
+        compared = [kind.compare(*views) for kind in kinds]  # type: ignore[arg-type]
+        found.append([float(each.value) for both in compared for each in both.values()])
     plain, debiased = np.array(found).T
     expected = 16.0 / n_samples / (1.0 + 16.0 / n_samples)
     assert plain.mean() == pytest.approx(expected, rel=0.1)

@@ -37,9 +37,7 @@ def measured(
 ) -> xr.Dataset:
     x, y = (torch.as_tensor(each) for each in data)
     earlier = {} if initial is None else {"initial": initial}
-    with Probe(
-        model, loss, rules=rules, diagnostics=NAMES, draws=draws, earlier=earlier
-    ) as probe:
+    with Probe(model, loss, rules=rules, diagnostics=NAMES, draws=draws, earlier=earlier) as probe:
         return probe.measure(x, y).isel(step=0)
 
 
@@ -247,9 +245,7 @@ def test_weights_at_the_nearest_kernel_attain_all_that_is_attainable() -> None:
 
 def test_the_change_of_a_computed_weight_is_that_of_what_it_computes() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Linear(6, 7), nn.Tanh(), parametrizations.weight_norm(nn.Linear(7, 3))
-    )
+    model = nn.Sequential(nn.Linear(6, 7), nn.Tanh(), parametrizations.weight_norm(nn.Linear(7, 3)))
     initial = copy.deepcopy(model.state_dict())
     before = model[2].weight.detach().clone()
     with torch.no_grad():
