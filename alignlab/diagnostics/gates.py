@@ -111,7 +111,7 @@ class Gates(SnapshotDiagnostic):
         Variable(
             "gate_largest",
             ("layer",),
-            "Largest gate that the activation allows; NaN where it is not known",
+            "Largest gate that the activation allows, where it is known",
             valid=(0.0, None),
         ),
     )
