@@ -77,7 +77,8 @@ class Coherence(SnapshotDiagnostic):
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the coherence of every layer whose weight acts at positions."""
         for output in snapshot.capture.layout.outputs:
-            yield NotDefined("it is the output layer, whose gradient is exact", layer=output.name)
+            because = "it is the output layer, and hidden layers alone are compared"
+            yield NotDefined(because, layer=output.name)
         for measured in snapshot.rules:
             if measured.is_drawn:
                 yield NotDefined("the feedback was drawn", measured.label)

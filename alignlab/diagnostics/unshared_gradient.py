@@ -68,10 +68,10 @@ class UnsharedGradient(AlignmentDiagnostic):
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
         """Return why positions have no gradients of their own."""
-        if true.layer.is_output:
-            return "it is the output layer, whose gradient is exact"
         if true.position_products is None:
             return not_at_positions(true)
+        if true.layer.is_output:
+            return "it is the output layer, and hidden layers alone are compared"
         if not approximate.is_local:
             return not_at_positions(approximate)
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from alignlab.errors import MissingError
@@ -94,17 +95,20 @@ def observed(ds: xr.Dataset) -> xr.Dataset:
     """
     if "feedback_origin" not in ds.variables:
         return ds
-    known = ds["feedback_origin"] != "drawn"
+    known = ds["feedback_origin"].values != "drawn"
+    if known.all():
+        return ds
     shown = {}
-    for name in map(str, ds.data_vars):
-        array = ds[name]
-        if "rule" not in array.dims:
+    for name, variable in ds.variables.items():
+        if "rule" not in variable.dims or name in ds.coords:
             continue
-        if array.attrs.get("alignment") == 1:
-            exact = f"{name}_status" in ds.variables and ds[f"{name}_status"] == "exact"
-            shown[name] = array.where(known | exact)
-        elif name.startswith(OBSERVED_ONLY):
-            shown[name] = array.where(known)
+        kept = np.expand_dims(known, [at for at, dim in enumerate(variable.dims) if dim != "rule"])
+        if variable.attrs.get("alignment") == 1:
+            if f"{name}_status" in ds.variables:
+                kept = kept | (ds.variables[f"{name}_status"].values == "exact")
+        elif not str(name).startswith(OBSERVED_ONLY):
+            continue
+        shown[name] = variable.copy(data=np.where(kept, variable.values, np.nan))
     return ds.assign(shown)
 
 

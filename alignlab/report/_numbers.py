@@ -68,9 +68,10 @@ def numbers(ds: xr.Dataset) -> list[Numbers]:
         ds: A recording without ``step``, whose variables name their diagnostic.
     """
     of: dict[str, list[str]] = {}
+    companions = _companions(ds)
     for name, array in ds.data_vars.items():
         diagnostic = str(array.attrs.get("diagnostic", ""))
-        if diagnostic and str(name) not in _companions(ds):
+        if diagnostic and str(name) not in companions:
             of.setdefault(diagnostic, []).append(str(name))
     labels = ds["diagnostic"].values.tolist() if "not_defined" in ds else []
     found = [
