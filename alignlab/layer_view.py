@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
 from alignlab.engine.updates import Updates
 from alignlab.kernels.beside import Beside, beside, products
-from alignlab.kernels.cosines import wide
 from alignlab.kernels.positions import PositionProducts, shares_positions
 from alignlab.sites import ENTRY, Layer
 
@@ -52,10 +51,19 @@ class LayerView:
         is_local: Whether the weight gradient is the product of signal and input.
         whole: Updates of the layer's weight and bias as parameters, all calls together; None
             where there is no such parameter, or updates of parameters were not asked for.
+        shared: That of the snapshot: returns what a function makes of it, made once for all.
         local: What is known of the way from the entry; nothing unless it was found out.
     """
 
-    def __init__(self, capture: Capture, layer: Layer, updates: Updates, *, fold: Tensor) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        layer: Layer,
+        updates: Updates,
+        *,
+        fold: Tensor,
+        shared: Callable[[Callable[[Any], Any]], Any],
+    ) -> None:
         """Take a layer's part of what a rule yields; ``fold`` marks one half of the samples."""
         self.layer: Final = layer
         self.capture: Final = capture
@@ -63,6 +71,7 @@ class LayerView:
         self.preactivation: Final = updates.preactivation.get(layer.name)
         self.is_local: Final = updates.is_local and self.preactivation is not None
         self.whole: Final = _own(capture, layer, updates.parameters)
+        self.shared: Final = shared
         self.local = LocalMap()
         self._fold = fold
         self._beside: dict[str, Beside] = {}

@@ -205,7 +205,7 @@ class Snapshot:
 
     def view(self, layer: Layer, updates: Updates) -> LayerView:
         """Return a layer under a rule."""
-        return LayerView(self.capture, layer, updates, fold=self.fold)
+        return LayerView(self.capture, layer, updates, fold=self.fold, shared=self.shared)
 
     def sites(self, layer: Layer) -> tuple[str, ...]:
         """Return the sites that a layer has: both, or the pre-activation of the output."""

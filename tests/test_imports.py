@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-READS_RECORDINGS = ("recording", "figures", "report", "diagnosis")
+READS_RECORDINGS = ("recording", "analyses", "figures", "report", "diagnosis")
 
 
 def imported(code: str) -> set[str]:
@@ -29,7 +29,7 @@ def test_help_and_version_import_neither_torch_nor_xarray(words: list[str]) -> N
     assert not {"torch", "xarray", "numpy"} & imported(command(words))
 
 
-@pytest.mark.parametrize("kind", ["rules", "diagnostics", "figures", "hypotheses"])
+@pytest.mark.parametrize("kind", ["rules", "diagnostics", "analyses", "figures", "hypotheses"])
 def test_listing_names_imports_neither_torch_nor_xarray(kind: str) -> None:
     assert not {"torch", "xarray"} & imported(command(["list", kind]))
 
@@ -46,10 +46,11 @@ def test_what_reads_recordings_never_imports_torch(package: str) -> None:
     assert "torch" not in imported(code)
 
 
-def test_every_figure_and_hypothesis_loads_without_torch() -> None:
+def test_every_analysis_figure_and_hypothesis_loads_without_torch() -> None:
     code = (
         "from alignlab.plugins import load, names\n"
-        "for package in ('alignlab.figures', 'alignlab.diagnosis.hypotheses'):\n"
+        "packages = ('alignlab.analyses', 'alignlab.figures', 'alignlab.diagnosis.hypotheses')\n"
+        "for package in packages:\n"
         "    for name in names(package): load(package, name)"
     )
     assert "torch" not in imported(code)

@@ -14,7 +14,8 @@ from alignlab.checkpoints import Checkpoint
 from alignlab.diagnostics._base import Reading, Variable
 from alignlab.diagnostics._chance import adjusted_statuses, readings
 from alignlab.diagnostics._readings import FEEDBACK_ORIGIN, arrays
-from alignlab.diagnostics.weight_feedback import WeightFeedback, entries_chance
+from alignlab.diagnostics._redraws import entries_chance
+from alignlab.diagnostics.weight_feedback import WeightFeedback
 from alignlab.errors import CheckpointError
 from alignlab.kernels.cosines import cosine, wide
 from alignlab.kernels.ranks import energies, participation_ratio, stable_rank

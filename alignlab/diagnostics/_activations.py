@@ -2,47 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from alignlab.engine.capture import Capture
 from alignlab.kernels.cosines import flat
 from alignlab.kernels.layers import linear_part
+from alignlab.kernels.similarity import sample_products
 
 if TYPE_CHECKING:
+    from alignlab.engine.capture import Capture
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["activations", "activations_of", "output_of"]
+__all__ = ["Products", "Representations", "by_unit", "output_of", "representations"]
 
 
-def activations(capture: Capture) -> dict[str, Tensor]:
-    """Return the activations h of every layer, one row per sample, by layer.
+@dataclass(frozen=True)
+class Products:
+    """What is kept of activations: products of all pairs of samples.
 
-    A hidden layer's are what its consumer reads, after nonlinearity, normalisation and pooling:
-    they are where the entry site is. An output layer's are its pre-activations.
-
-    Args:
-        capture: Any forward pass.
-
-    Returns:
-        Each of shape ``(n_samples, n)``.
+    Attributes:
+        gram: Shape ``(n_samples, n_samples)``, float64.
+        means: Mean of each sample over its units, shape ``(n_samples,)``.
+        n_units: Units of a sample; maps are flattened.
     """
-    by_name = {layer.name: layer for layer in capture.layers}
-    return {
-        layer.name: flat(
-            output_of(capture, layer)
+
+    gram: Tensor
+    means: Tensor
+    n_units: int
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Products of the activations of a forward pass.
+
+    Attributes:
+        inputs: Of the input of every layer, by layer.
+        activations: Of what every layer hands on, by layer: of a hidden layer what its consumer
+            reads, after nonlinearity, normalisation and pooling, where the entry site is; of an
+            output layer its pre-activations.
+    """
+
+    inputs: Mapping[str, Products]
+    activations: Mapping[str, Products]
+
+    @classmethod
+    def of(cls, capture: Capture) -> Representations:
+        """Read them off a forward pass."""
+        inputs = {layer.name: _products(capture.input_of(layer)) for layer in capture.layers}
+        handed = {
+            layer.name: _products(output_of(capture, layer))
             if layer.is_output
-            else capture.input_of(by_name[layer.consumer])
-        )
-        for layer in capture.layers
-    }
+            else inputs[layer.consumer]
+            for layer in capture.layers
+        }
+        return cls(inputs, handed)
 
 
-def activations_of(snapshot: Snapshot) -> dict[str, Tensor]:
-    """Return the activations of a snapshot; for ``Snapshot.shared``."""
-    return activations(snapshot.capture)
+def representations(snapshot: Snapshot) -> Representations:
+    """Return those of a snapshot; for ``Snapshot.shared``."""
+    return Representations.of(snapshot.capture)
+
+
+def _products(activity: Tensor) -> Products:
+    rows = flat(activity)
+    return Products(*sample_products(rows), rows.shape[1])
 
 
 def output_of(capture: Capture, layer: Layer) -> Tensor:
@@ -55,3 +82,17 @@ def output_of(capture: Capture, layer: Layer) -> Tensor:
     ones = [1] * (found.ndim - 1)
     ones[layer.channel_axis] = -1
     return found + bias.detach().to(found).reshape(ones)
+
+
+def by_unit(signal: Tensor, axis: int) -> Tensor:
+    """Return a tensor with one column per unit, one row per sample and position.
+
+    Args:
+        signal: Shape ``(n_samples, ...)``.
+        axis: Axis of the units in the shape of one sample, as ``Layer.channel_axis``.
+
+    Returns:
+        Shape ``(n_samples * n_positions, n_units)``.
+    """
+    moved = signal.movedim(axis if axis < 0 else axis + 1, -1)
+    return moved.reshape(-1, moved.shape[-1])

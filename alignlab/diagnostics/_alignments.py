@@ -11,15 +11,18 @@ import torch
 from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, NotDefined, Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._closed_forms import Null, Place, closed_forms, spread
-from alignlab.diagnostics._redraws import TRANSPOSED, redrawn_views
+from alignlab.diagnostics._null_views import redrawn_views
 from alignlab.diagnostics._together import fetched
 from alignlab.layer_view import LayerView
 from alignlab.snapshot import MeasuredRule, Snapshot
 
-__all__ = ["TRANSPOSED", "alignments"]
+__all__ = ["alignments"]
 
-WHOLE = ""
-"""Stands in the place of a layer for all of them together."""
+WHOLE = "(all)"
+"""Stands in the place of a layer for all of them together.
+
+No layer has this name; that of a model which is one layer by itself is empty.
+"""
 
 Views = Mapping[str, LayerView]
 Observed = tuple[float, float]
@@ -153,7 +156,7 @@ class _Alignments:
             for (layer, (value, chance, undefined)), status in zip(
                 rows.items(), statuses, strict=True
             ):
-                at = (label, layer, site)
+                at = (label, "" if layer == WHOLE else layer, site)
                 yield from readings(name, value, chance, status, undefined=undefined, place=at)
 
     def _described(self, number: int) -> Iterator[Reading]:

@@ -88,7 +88,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Adjoint:
-    r"""A tensor T of products :math:`\langle T_i, B e_i\rangle` with what feedback sends to an entry.
+    r"""A tensor T of products :math:`\langle T_i, B e_i\rangle` with what enters at a layer.
 
     Attributes:
         rows: T in the shape of the entry with its samples; with one sample, which is that of all.

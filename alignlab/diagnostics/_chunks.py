@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,56 +13,60 @@ from alignlab.kernels.chunks import chunk_gram
 from alignlab.sites import Layer
 from alignlab.snapshot import Snapshot
 
-__all__ = ["CHUNKS", "ChunkGrams", "chunk_grams", "why_not"]
+__all__ = ["Chunks", "chunks_of", "grams_of", "true_grams", "why_not"]
 
 CHUNKS = 8
 """Into how many chunks a batch is split; a smaller batch into its samples."""
 
 
 @dataclass(frozen=True)
-class ChunkGrams:
-    """Inner products of the weight gradients of disjoint chunks.
+class Chunks:
+    """Disjoint chunks of a batch.
 
     Attributes:
-        count: How many chunks, K.
-        samples: Samples of each.
-        true: Of true gradients by layer, shape ``(K, K)``; each chunk's gradient is in the unit of
-            that of the whole batch.
-        approximate: Of the rules whose updates are products of signal and input, by label.
+        chosen: Numbers of their samples, shape ``(count, samples)``; those left over are in none.
     """
 
-    count: int
-    samples: int
-    true: Mapping[str, Tensor]
-    approximate: Mapping[str, Mapping[str, Tensor]]
+    chosen: Tensor
+
+    @property
+    def count(self) -> int:
+        """How many chunks, K."""
+        return self.chosen.shape[0]
+
+    @property
+    def samples(self) -> int:
+        """Samples of each."""
+        return self.chosen.shape[1]
 
 
-def chunk_grams(snapshot: Snapshot) -> ChunkGrams:
-    """Return the inner products of chunk gradients; made once by ``snapshot.shared``.
-
-    Chunks are drawn at random from the seed of the snapshot; samples that are left over belong to
-    none. For fewer than two samples there is nothing.
-    """
+def chunks_of(snapshot: Snapshot) -> Chunks:
+    """Return chunks that are drawn at random from the seed of the snapshot."""
     n_samples = snapshot.capture.n_samples
     count = min(CHUNKS, n_samples)
-    if count < 2:
-        return ChunkGrams(count, 1, {}, {m.label: {} for m in snapshot.rules})
-    size = n_samples // count
     stream = generator(snapshot.seed, "chunks")
-    chosen = torch.randperm(n_samples, generator=stream)[: count * size]
+    order = torch.randperm(n_samples, generator=stream)[: count * (n_samples // count)]
+    return Chunks(order.reshape(count, -1))
 
-    def of(updates: Updates) -> dict[str, Tensor]:
-        return {
-            layer.name: _gram(snapshot, layer, updates, chosen, count)
-            for layer in snapshot.layers
-            if not why_not(snapshot, layer)
-        }
 
-    rules = {
-        measured.label: of(snapshot.passes[measured.label]) if snapshot.is_local(measured) else {}
-        for measured in snapshot.rules
+def true_grams(snapshot: Snapshot) -> dict[str, Tensor]:
+    """Return inner products of the chunks' true weight gradients; for ``snapshot.shared``.
+
+    Returns:
+        By layer, shape ``(K, K)``, each chunk's gradient in the unit of that of the whole batch;
+        without the layers of which ``why_not`` tells.
+    """
+    return grams_of(snapshot, snapshot.true)
+
+
+def grams_of(snapshot: Snapshot, updates: Updates) -> dict[str, Tensor]:
+    """Return inner products of the weight gradients that signals give; see ``true_grams``."""
+    chunks = chunks_of(snapshot)
+    return {
+        layer.name: _gram(snapshot, layer, updates, chunks)
+        for layer in snapshot.layers
+        if not why_not(snapshot, layer)
     }
-    return ChunkGrams(count, size, of(snapshot.true), rules)
 
 
 def why_not(snapshot: Snapshot, layer: Layer) -> str:
@@ -76,10 +79,10 @@ def why_not(snapshot: Snapshot, layer: Layer) -> str:
     return ""
 
 
-def _gram(snapshot: Snapshot, layer: Layer, updates: Updates, chosen: Tensor, count: int) -> Tensor:
-    signal = updates.preactivation[layer.name]
-    x = snapshot.capture.input_of(layer)
-    order = chosen.to(signal.device)
-    parts = [each[order].unflatten(0, (count, -1)) for each in (x, signal)]
-    share = signal.shape[0] * count / len(chosen)
+def _gram(snapshot: Snapshot, layer: Layer, updates: Updates, chunks: Chunks) -> Tensor:
+    signal, x = updates.preactivation[layer.name], snapshot.capture.input_of(layer)
+    order = chunks.chosen.flatten().to(signal.device)
+    shape = (chunks.count, chunks.samples)
+    parts = [each[order].unflatten(0, shape) for each in (x, signal)]
+    share = signal.shape[0] / chunks.samples
     return chunk_gram(snapshot.capture.module_of(layer), *parts) * share**2

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import Adjoint, AlignmentDiagnostic, Key
 from alignlab.diagnostics._chance import largest_spread
-from alignlab.diagnostics._redraws import direct_views
+from alignlab.diagnostics._null_views import direct_views
 from alignlab.diagnostics._together import fetched
 from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
@@ -115,7 +115,11 @@ def closed_forms(
     for number, diagnostic in chosen.items():
         for layer in snapshot.hidden:
             view = true[layer.name]
-            own = {key: mean for (n, name, key), mean in means.items() if (n, name) == (number, layer.name)}
+            own = {
+                key: mean
+                for (n, name, key), mean in means.items()
+                if (n, name) == (number, layer.name)
+            }
             sigma = rule.entry_sd(layer, snapshot.capture.n_errors)
             for key, sd in _deviations(diagnostic, view, own, sent).items():
                 deviations[number, layer.name, key] = sigma * sd

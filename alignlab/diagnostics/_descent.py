@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined
 from alignlab.diagnostics._together import fetched
-from alignlab.engine.replay import Replay
+from alignlab.engine.replay import Replay, loss_of
 from alignlab.kernels.cosines import wide
 
 if TYPE_CHECKING:
@@ -26,10 +26,12 @@ __all__ = [
     "Start",
     "exact_start",
     "groups",
+    "loss_at",
     "moved",
     "observed",
     "products",
     "replay",
+    "replay_at",
     "start",
     "step_length",
     "whole",
@@ -61,12 +63,19 @@ class Start:
     """Where steps begin.
 
     Attributes:
-        precision: Floating type in which losses are taken.
+        precision: Floating type in which the network runs.
+        loss_precision: That in which the loss is taken of its output; None for the same.
         loss: The loss there.
     """
 
     precision: torch.dtype
+    loss_precision: torch.dtype | None
     loss: float
+
+    @property
+    def resolution(self) -> float:
+        """Rounding of a loss, above which its changes are known."""
+        return float(torch.finfo(self.precision).eps) * abs(self.loss)
 
 
 @dataclass(frozen=True)
@@ -108,24 +117,57 @@ def exact_start(snapshot: Snapshot) -> Start:
 
 
 def _start(snapshot: Snapshot, *, is_exact: bool) -> Start:
-    own = snapshot.error.dtype
-    plain = float(snapshot.capture.loss.detach())
-    tries = [torch.float64] if is_exact and snapshot.error.device.type != "mps" else []
-    tries += [torch.float32] if own.itemsize < 4 else []
+    own, capture = snapshot.error.dtype, snapshot.capture
+    plain = float(capture.loss.detach())
     tolerance = max(SAME_LOSS, 4.0 * torch.finfo(own).eps)
-    for precision in tries:
+    for precision, loss_precision in _precisions(snapshot, is_exact=is_exact):
         try:
-            loss = float(snapshot.capture.evaluate({}, precision=precision))
+            loss = float(loss_of(capture, {}, precision=precision, loss_precision=loss_precision))
         except (RuntimeError, TypeError):
             continue
         if abs(loss - plain) <= tolerance * (abs(loss) + 1e-2):
-            return Start(precision, loss)
-    return Start(own, float(snapshot.capture.evaluate({}, precision=own)))
+            return Start(precision, loss_precision, loss)
+    return Start(own, None, float(loss_of(capture, {}, precision=own)))
+
+
+def _precisions(
+    snapshot: Snapshot, *, is_exact: bool
+) -> Iterator[tuple[torch.dtype, torch.dtype | None]]:
+    """Yield precisions of network and loss, the most exact first."""
+    own = snapshot.error.dtype
+    has_wide = snapshot.error.device.type != "mps"
+    if is_exact and has_wide:
+        yield torch.float64, None
+    for precision in dict.fromkeys((torch.float32 if own.itemsize < 4 else own, own)):
+        if has_wide and precision != torch.float64:
+            yield precision, torch.float64
+        yield precision, None
 
 
 def replay(snapshot: Snapshot) -> Replay:
     """Return the forward pass to be run again with changes; for ``Snapshot.shared``."""
-    return Replay(snapshot.capture, precision=snapshot.shared(start).precision)
+    return replay_at(snapshot, {})
+
+
+def replay_at(snapshot: Snapshot, parameters: Mapping[str, Tensor]) -> Replay:
+    """Return the forward pass with other parameters, to be run again with changes."""
+    begun = snapshot.shared(start)
+    return Replay(
+        snapshot.capture,
+        precision=begun.precision,
+        loss_precision=begun.loss_precision,
+        parameters=parameters,
+    )
+
+
+def loss_at(snapshot: Snapshot, begun: Start, parameters: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss with other parameters, in the precisions of where steps begin."""
+    return loss_of(
+        snapshot.capture,
+        parameters,
+        precision=begun.precision,
+        loss_precision=begun.loss_precision,
+    )
 
 
 def groups(capture: Capture) -> dict[str, tuple[str, ...]]:

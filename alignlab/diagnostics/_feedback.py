@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ __all__ = [
     "direct_pairs",
     "error_space",
     "matrices_at_entries",
-    "path",
+    "paths",
+    "unpaired",
 ]
 
 MOST_ERRORS = 4096
@@ -96,7 +97,7 @@ def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> Iterat
     A layer whose output is pooled before the entry has no feedback of its own size and
     is left out, as is the first layer, which has none below, and every layer whose feedback
     has no matrix (``matrices_at_entries``). Of several output layers none has the whole error
-    above it, and all are left out.
+    above it, and all are left out; so are convolutions whose unrolled matrix holds sums of weights.
     """
     has_one_output = len(snapshot.capture.layout.outputs) == 1
     entries = matrices_at_entries(snapshot, feedback)
@@ -105,14 +106,63 @@ def direct_pairs(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> Iterat
     }
     for layer in snapshot.layers:
         below = at_input.get(layer.name)
-        if below is None:
+        if below is None or not _keeps_weights_apart(snapshot, layer):
             continue
+        below = below.reshape(len(below), *snapshot.capture.input_of(layer).shape[1:])
         if layer.is_output:
             if has_one_output:
                 yield Pair(layer, below, None)
         elif layer.name in entries and layer.entry_width == layer.width:
             above = entries[layer.name]
             yield Pair(layer, below, above.reshape(above.shape[0], *layer.shape))
+
+
+def _keeps_weights_apart(snapshot: Snapshot, layer: Layer) -> bool:
+    """Return whether every entry of a layer's unrolled matrix is one weight, or zero.
+
+    Where borders are reflected or repeated, or a circular one is shorter than the kernel, it
+    holds sums of weights.
+    """
+    module = snapshot.capture.module_of(layer)
+    mode = getattr(module, "padding_mode", "zeros")
+    if mode != "circular":
+        return bool(mode == "zeros")
+    sizes = snapshot.capture.input_of(layer).shape[2:]
+    spans = zip(module.kernel_size, module.dilation, sizes, strict=True)  # type: ignore[arg-type]
+    return all(step * (taps - 1) < size for taps, step, size in spans)
+
+
+def unpaired(snapshot: Snapshot, feedback: Mapping[str, Feedback]) -> dict[str, str]:
+    """Return why layers have no feedback on both sides, of the sizes of their weights: clauses."""
+    if snapshot.capture.n_errors > MOST_ERRORS:
+        because = f"feedback matrices of more than {MOST_ERRORS} errors are not multiplied"
+        return {layer.name: because for layer in snapshot.layers}
+    acting, written = (
+        at_entries(snapshot, feedback),
+        set(matrices_at_entries(snapshot, feedback)),
+    )
+    below = {layer.consumer: layer.name for layer in snapshot.hidden}
+    paired = {pair.layer.name for pair in direct_pairs(snapshot, feedback)}
+    found = {}
+    for layer in snapshot.layers:
+        lower = below.get(layer.name)
+        if layer.name in paired:
+            continue
+        if lower is None:
+            found[layer.name] = "no layer lies below it, so that no feedback acts at its input"
+        elif lower not in acting or not (layer.is_output or layer.name in acting):
+            found[layer.name] = "no feedback enters at its input or at its entry"
+        elif lower not in written or not (layer.is_output or layer.name in written):
+            found[layer.name] = (
+                f"its feedback would be written out with more than {LARGEST_WRITTEN:,} entries"
+            )
+        elif not _keeps_weights_apart(snapshot, layer):
+            found[layer.name] = "at its borders several of its weights act on one input"
+        elif layer.is_output:
+            found[layer.name] = "it is one of several outputs, each with a part of the error"
+        else:
+            found[layer.name] = "its output changes in size before the feedback above enters"
+    return found
 
 
 def error_space(errors: Tensor) -> Tensor:
@@ -139,36 +189,47 @@ def error_space(errors: Tensor) -> Tensor:
     return basis.flip(1)
 
 
-def path(snapshot: Snapshot, layer: Layer) -> Tensor | None:
-    """Return the product of the forward weights from a layer's entry to the output.
+def paths(
+    snapshot: Snapshot, weights: Mapping[str, Tensor], *, only: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Return the products of weights from the entries to the output, without nonlinearities.
 
     Args:
         snapshot: The probing.
-        layer: Any hidden layer.
+        weights: By name of the module: the forward weights, or those that act backwards.
+        only: Names of the layers that are wanted; None for all.
 
     Returns:
-        Shape ``(n_errors, entry_width)``, float64: row c is what a unit error of output c
-        becomes at the entry without nonlinearities; None where sizes change on the way or a
-        shortcut leads around a layer.
+        By layer, shape ``(n_errors, entry_width)``, float64: row c is what a unit error of output
+        c becomes at the entry. Layers from which sizes change on the way, or around one of
+        whose readers a shortcut leads, are left out.
     """
+    capture = snapshot.capture
     by_name = {each.name: each for each in snapshot.layers}
-    chain = []
-    current = layer
-    while not current.is_output:
-        if current is not layer and current.width != current.entry_width:
-            return None
-        if not snapshot.capture.layout.has_one_reader(current):
-            return None
-        current = by_name[current.consumer]
-        chain.append(current)
-    n = snapshot.capture.n_errors
-    signal = torch.eye(n, dtype=torch.float64, device=snapshot.error.device)
-    signal = signal[:, snapshot.capture.layout.errors_of(current)]
-    weights = snapshot.capture.module_weights()
-    for each in reversed(chain):
-        shape = torch.Size((n, *snapshot.capture.input_of(each).shape[1:]))
-        signal = signal.reshape(n, *each.shape)
-        module = snapshot.capture.module_of(each)
-        signal = transposed(module, signal, wide(weights[each.module]), shape)
-    assert prod(signal.shape[1:]) == layer.entry_width
-    return signal.reshape(n, -1)
+    found: dict[str, Tensor | None] = {}
+
+    def at_input(layer: Layer) -> Tensor | None:
+        """Return what unit errors are at the input of a layer."""
+        if layer.name in found:
+            return found[layer.name]
+        n = capture.n_errors
+        if layer.is_output:
+            whole = torch.eye(n, dtype=torch.float64, device=snapshot.error.device)
+            signal: Tensor | None = whole[:, capture.layout.errors_of(layer)]
+        else:
+            signal = at_entry(layer) if layer.width == layer.entry_width else None
+        if signal is not None:
+            shape = torch.Size((n, *capture.input_of(layer).shape[1:]))
+            module, weight = capture.module_of(layer), wide(weights[layer.module])
+            signal = transposed(module, signal.reshape(n, *layer.shape), weight, shape)
+            signal = signal.reshape(n, -1)
+        found[layer.name] = signal
+        return signal
+
+    def at_entry(layer: Layer) -> Tensor | None:
+        one_reader = capture.layout.has_one_reader(layer)
+        return at_input(by_name[layer.consumer]) if one_reader else None
+
+    wanted = [each for each in snapshot.hidden if only is None or each.name in only]
+    result = {layer.name: at_entry(layer) for layer in wanted}
+    return {name: each for name, each in result.items() if each is not None}

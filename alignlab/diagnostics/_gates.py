@@ -26,8 +26,9 @@ _LARGEST: Mapping[str, float | Callable[[Any], float]] = {
     "HardtanhBackward0": 1.0,
     "HardsigmoidBackward0": 1.0 / 6.0,
     "LeakyReluBackward0": lambda node: max(1.0, abs(node._saved_negative_slope)),
-    "EluBackward0": lambda node: node._saved_scale
-    * max(1.0, abs(node._saved_alpha * node._saved_input_scale)),
+    "EluBackward0": lambda node: (
+        node._saved_scale * max(1.0, abs(node._saved_alpha * node._saved_input_scale))
+    ),
     "SoftplusBackward0": 1.0,
     "LogSigmoidBackward0": 1.0,
     "ThresholdBackward0": 1.0,
@@ -111,9 +112,7 @@ def _activation(capture: Capture, layer: Layer) -> Any | None:
         return None
     stops = layout.ends_below(segment) | {target}
     between = [
-        node
-        for node in walk(entry, stops)
-        if node not in stops and _leads(node, target, stops)
+        node for node in walk(entry, stops) if node not in stops and _leads(node, target, stops)
     ]
     found = [node for node in between if node.name() in _LARGEST]
     if len(found) != 1 or not all(_is_passive(node) for node in between if node is not found[0]):

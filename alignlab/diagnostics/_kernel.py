@@ -15,7 +15,6 @@ from alignlab.diagnostics._together import fetched
 from alignlab.engine.attach import has_own_weight
 from alignlab.engine.jacobian import Jacobian
 from alignlab.errors import MeasurementError
-from alignlab.kernels.convolution import CONVOLUTIONS
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.rule_kernel import gradient_rows, linear_block
 
@@ -31,7 +30,7 @@ LARGEST = 1024
 ENTRIES = 2**26
 """Entries of all signals, gradients and kernels up to which they are held."""
 
-WORK = 2**36
+WORK = 2**34
 """Multiplications for the kernels of one rule up to which they are formed."""
 
 _SAME = 1e-3
@@ -217,8 +216,8 @@ def _why_not_exact(snapshot: Snapshot) -> str:
         entries += size * layer.width
         if not learned[layer.name]:
             continue
-        if not isinstance(module, (nn.Linear, *CONVOLUTIONS)) or not has_own_weight(module):
-            return f"the weight of {layer.name} is transposed or computed from other parameters"
+        if not has_own_weight(module):
+            return f"the weight of {layer.name} is computed from other parameters"
         if not module.get_parameter("weight").requires_grad:
             return f"of {layer.name} the bias learns without the weight"
         rows = layer.width if _is_flat(snapshot, layer) else layer.n_parameters

@@ -28,7 +28,7 @@ __all__ = ["NO_CHANCE", "KernelNumbers", "NumbersOfAll", "kernel_numbers", "targ
 
 NO_CHANCE = Chance(np.nan, np.nan, np.nan, "none", "", np.nan, np.nan)
 
-_WORK = 2**33
+_WORK = 2**32
 """Multiplications that the redraws of one rule's kernels are worth."""
 
 _FEWEST = 32
@@ -103,7 +103,7 @@ def kernel_numbers(snapshot: Snapshot) -> NumbersOfAll:
 
 
 def _exact(snapshot: Snapshot, exact: Kernels, targets: Tensor | None) -> NumbersOfAll:
-    truth = _centred(snapshot, _summed(snapshot, exact.truth.blocks))
+    truth = _summed(snapshot, _centred(snapshot, exact.truth.blocks))
     rules = {}
     for measured in snapshot.rules:
         kernel = exact.rules[measured.label]
@@ -111,7 +111,7 @@ def _exact(snapshot: Snapshot, exact: Kernels, targets: Tensor | None) -> Number
             rules[measured.label] = KernelNumbers(kernel.because)
             continue
         blocks = _summed(snapshot, kernel.blocks)
-        own = _centred(snapshot, blocks)
+        own = _summed(snapshot, _centred(snapshot, kernel.blocks))
         cosines = _on_host({key: kernel_cosine(own[key], truth[key]) for key in own})
         rules[measured.label] = KernelNumbers(
             cosine=cosines,
@@ -126,12 +126,13 @@ def _exact(snapshot: Snapshot, exact: Kernels, targets: Tensor | None) -> Number
 def _summed(snapshot: Snapshot, blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return kernels by layer, and those of hidden layers and of all together."""
     names = {layer.name for layer in snapshot.hidden}
-    hidden = [block for layer, block in blocks.items() if layer in names]
+    groups = {HIDDEN: [layer for layer in blocks if layer in names], NETWORK: list(blocks)}
     result = dict(blocks)
-    if hidden:
-        result[HIDDEN] = torch.stack(hidden).sum(0)
-    if blocks:
-        result[NETWORK] = torch.stack(list(blocks.values())).sum(0)
+    for key, layers in groups.items():
+        if layers:
+            result[key] = blocks[layers[0]]
+            for layer in layers[1:]:
+                result[key] = result[key] + blocks[layer]
     return result
 
 
@@ -163,11 +164,14 @@ def _chances(
     count = min(snapshot.draws, _WORK // (snapshot.error.numel() ** 2 * max(columns, 1)))
     if kind == "output_rotation" or count < _FEWEST:
         return dict.fromkeys(cosines, NO_CHANCE)
-    draws: dict[str, list[Tensor]] = {key: [] for key in cosines}
+    compared = {layer.name for layer in snapshot.compared(measured)}
+    draws: dict[str, list[Tensor]] = {key: [] for key in cosines if key in compared | {HIDDEN}}
     for redrawn in snapshot.redrawn(measured, count):
-        blocks = _centred(snapshot, _summed(snapshot, blocks_of(snapshot, exact.truth, redrawn)))
+        blocks = blocks_of(snapshot, exact.truth, redrawn)
+        parts = _centred(snapshot, {key: blocks[key] for key in draws if key != HIDDEN})
+        own = _summed(snapshot, parts)
         for key, found in draws.items():
-            found.append(kernel_cosine(blocks[key], truth[key]))
+            found.append(kernel_cosine(own[key], truth[key]))
     values = fetched([torch.stack(each) for each in draws.values()])
     return {
         key: chance_of(cosines[key], drawn, kind=kind, concentration=np.nan)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._draws import parameters_by_layer
 from alignlab.diagnostics._kernel import DIFFERS, ELSEWHERE
-from alignlab.diagnostics._pushed import BackwardPath, backward_path, clause, why_no_path
+from alignlab.diagnostics._pushed import backward_path, clause, why_no_path
 from alignlab.diagnostics._together import fetched
 from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HIDDEN", "NETWORK", "RuleSketch", "Sketch", "sketch"]
 
-DIRECTIONS = 8
-"""Random directions on each side."""
+DIRECTIONS = 6
+"""Random directions; every pair of different ones counts."""
 
 LARGEST = 2**28
 """Entries of gradients that are held at once."""
@@ -38,11 +38,11 @@ Gradients = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class RuleSketch:
-    r"""A rule's kernel along random directions u and v, centred over samples.
+    r"""A rule's kernel along random directions v, centred over samples.
 
     Attributes:
         because: Why there is none, a clause; empty where there is.
-        values: :math:`u_a^\top K v_b` by layer, shape ``(n_left, n_right)``.
+        values: :math:`v_a^\top K v_b` by layer, shape ``(DIRECTIONS, DIRECTIONS)``.
         along_targets: :math:`y^\top K y / |y|^2` by layer, where there are targets.
     """
 
@@ -93,7 +93,7 @@ def sketch(snapshot: Snapshot, targets: Tensor | None) -> Sketch:
 
 
 class _Sketching:
-    """The directions, and the true gradients along those of the left side."""
+    """The directions, and the true gradients along them."""
 
     def __init__(self, snapshot: Snapshot, targets: Tensor | None) -> None:
         self._snapshot = snapshot
@@ -101,38 +101,42 @@ class _Sketching:
         names = {name for part in self._parts.values() for name in part}
         error = snapshot.error
         stream = generator(snapshot.seed, "rule kernel")
-        drawn = torch.randn((2, DIRECTIONS, *error.shape), generator=stream).to(error)
-        drawn = drawn - drawn.mean(2, keepdim=True)
-        self._right = drawn[1]
+        drawn = torch.randn((DIRECTIONS, *error.shape), generator=stream).to(error)
+        self._drawn = drawn - drawn.mean(1, keepdim=True)
         self._targets = None if targets is None else _unit(targets.to(error))
         with backward_path(snapshot, None) as path:
-            rows = [path.gradients(u) for u in drawn[0]]
-            self._left = {n: torch.stack([wide(row[n]).flatten() for row in rows]) for n in names}
+            rows = [path.gradients(v) for v in self._drawn]
+            self._true = {n: torch.stack([wide(row[n]).flatten() for row in rows]) for n in names}
             along = None if self._targets is None else path.gradients(self._targets)
             self._along = along
-            self.truth = self._of_path(path, snapshot.true.parameters, ELSEWHERE)
+            differs = self._differs(path.gradients(error), snapshot.true.parameters)
+        squares = {name: rows @ rows.T for name, rows in self._true.items()}
+        self.truth = (
+            RuleSketch(ELSEWHERE)
+            if differs
+            else RuleSketch("", self._summed(squares), self._summed(self._targets_along(along)))
+        )
 
     def of_rule(self, measured: MeasuredRule) -> RuleSketch:
         """Return a rule's kernel along the directions."""
+        updates = self._snapshot.passes[measured.label].parameters
+        columns: dict[str, list[Tensor]] = {name: [] for name in self._true}
         with backward_path(self._snapshot, measured) as path:
-            updates = self._snapshot.passes[measured.label].parameters
-            return self._of_path(path, updates, DIFFERS)
-
-    def _of_path(self, path: BackwardPath, updates: Gradients, otherwise: str) -> RuleSketch:
-        if self._differs(path.gradients(self._snapshot.error), updates):
-            return RuleSketch(otherwise)
-        columns: dict[str, list[Tensor]] = {name: [] for name in self._left}
-        for v in self._right:
-            found = path.gradients(v)
-            for name, rows in self._left.items():
-                columns[name].append(rows @ wide(found[name]).flatten())
+            if self._differs(path.gradients(self._snapshot.error), updates):
+                return RuleSketch(DIFFERS)
+            for v in self._drawn:
+                found = path.gradients(v)
+                for name, rows in self._true.items():
+                    columns[name].append(rows @ wide(found[name]).flatten())
+            along = None if self._targets is None else path.gradients(self._targets)
         values = {name: torch.stack(parts, 1) for name, parts in columns.items()}
-        along: dict[str, Tensor] = {}
-        if self._along is not None and self._targets is not None:
-            found = path.gradients(self._targets)
-            one = self._along
-            along = {n: (wide(one[n]) * wide(found[n])).sum() for n in self._left}
-        return RuleSketch("", self._summed(values), self._summed(along))
+        return RuleSketch("", self._summed(values), self._summed(self._targets_along(along)))
+
+    def _targets_along(self, found: Gradients | None) -> dict[str, Tensor]:
+        r"""Return :math:`y^\top K y` by parameter, from what a path makes of the targets."""
+        if found is None or self._along is None:
+            return {}
+        return {n: (wide(self._along[n]) * wide(found[n])).sum() for n in self._true}
 
     def _summed(self, by_name: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what belongs to parameters summed over those of every layer."""

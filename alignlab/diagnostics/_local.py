@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alignlab.sites import Layer
     from alignlab.snapshot import Snapshot
 
-__all__ = ["by_channel", "diagonal", "gains", "why_no_gains", "without_gains"]
+__all__ = ["by_channel", "diagonal", "gains_of", "local_gains", "why_no_gains"]
 
 _SAME = 1e-3
 
@@ -25,27 +25,32 @@ NO_SECOND = "the way to its entry has no second derivative"
 MIXED = "the way to its entry mixes units or samples"
 
 
-def gains(snapshot: Snapshot, layer: Layer) -> Tensor | None:
-    """Return the diagonal of V^T V, V the local backward map of a layer.
+def local_gains(snapshot: Snapshot) -> dict[str, Tensor | str]:
+    """Return the diagonal of V^T V by hidden layer, V the local backward map, or why not.
 
     For gates, pooling of separate regions and normalisation with fixed statistics V^T V is
     diagonal, and least squares at the pre-activation are weighted least squares at the entry.
-
-    Args:
-        snapshot: The probing.
-        layer: Any hidden layer.
+    To be asked for by ``snapshot.shared(local_gains)``.
 
     Returns:
-        At least 0, shape ``(n_samples, *entry_shape)``; None where V^T V is not diagonal or not
-        to be had (fused kernels), or where the true signal also comes around the entry.
+        At least 0, shape ``(n_samples, *entry_shape)``; a clause where V^T V is not diagonal or
+        not to be had (fused kernels), or where the true signal also comes around the entry.
     """
-    if why_no_gains(snapshot)[layer.name]:
-        return None
-    return diagonal(snapshot.capture, layer)
+    return _gains(snapshot.capture, why_no_gains(snapshot))
+
+
+def gains_of(capture: Capture) -> dict[str, Tensor | str]:
+    """Return the same of any forward pass; see ``local_gains``."""
+    return _gains(capture, _without_gains(capture))
+
+
+def _gains(capture: Capture, reasons: Mapping[str, str]) -> dict[str, Tensor | str]:
+    layers = (layer for layer in capture.layers if not layer.is_output)
+    return {each.name: reasons[each.name] or diagonal(capture, each) for each in layers}
 
 
 def why_no_gains(snapshot: Snapshot) -> Mapping[str, str]:
-    """Return by hidden layer why ``gains`` gives none, a clause; empty where it does.
+    """Return by hidden layer why there are no gains, a clause; empty where it does.
 
     It is found out for all layers together, once for all diagnostics.
     """
@@ -53,10 +58,10 @@ def why_no_gains(snapshot: Snapshot) -> Mapping[str, str]:
 
 
 def _of_snapshot(snapshot: Snapshot) -> Mapping[str, str]:
-    return without_gains(snapshot.capture)
+    return _without_gains(snapshot.capture)
 
 
-def without_gains(capture: Capture) -> dict[str, str]:
+def _without_gains(capture: Capture) -> dict[str, str]:
     """Return by hidden layer of a forward pass why V^T V is not diagonal; empty where it is."""
     found: dict[str, str] = {}
     apart: dict[str, Tensor] = {}
@@ -88,7 +93,8 @@ def _mixing(capture: Capture, layer: Layer) -> Tensor:
     noise = _entry_like(capture, layer, random=True)
     image = capture.to_entry(layer, capture.to_preactivation(layer, noise))
     rest = image - diagonal(capture, layer) * noise
-    return rest.norm() / image.norm()
+    share: Tensor = rest.norm() / image.norm()
+    return share
 
 
 def _entry_like(capture: Capture, layer: Layer, *, random: bool) -> Tensor:
@@ -102,6 +108,7 @@ def _entry_like(capture: Capture, layer: Layer, *, random: bool) -> Tensor:
 
 def by_channel(signal: Tensor, layer: Layer) -> Tensor:
     """Return an entry-shaped tensor as ``(n_samples, n_channels, n_places)``."""
-    if len(layer.entry_shape) == 1:
-        return signal.reshape(signal.shape[0], -1, 1)
-    return signal.reshape(signal.shape[0], layer.entry_shape[0], -1)
+    shaped = signal.reshape(-1, *layer.entry_shape)
+    axis = layer.entry_channel_axis
+    found = shaped.movedim(axis if axis < 0 else axis + 1, 1)
+    return found.reshape(*found.shape[:2], -1)

@@ -10,18 +10,34 @@ from alignlab.plugins import names
 __all__ = ["PRESETS", "chosen"]
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "core": ("error-signal", "weight-gradient", "validity", "loss-change"),
-    "bottleneck": ("error-signal", "validity", "bottleneck", "reach", "effective-rank"),
-    "convolution": (
-        "error-signal",
-        "validity",
-        "reach",
-        "attainable-cosine",
-        "coherence",
-        "convolution-cap",
-        "spatial-spectrum",
-        "unshared-gradient",
+    "core": ("error-signal", "weight-gradient"),
+    "descent": (
+        *("total-gradient", "loss-change", "loss-change-parts", "real-step", "step-bound"),
+        *("nudging", "oracle-substitution", "validity"),
     ),
+    "estimator": (
+        *("weight-gradient", "sign-agreement", "noise-ceiling", "reference-stability"),
+        *("bias-variance", "tangent-scaling", "validity"),
+    ),
+    "stability": (
+        *("stability", "rule-kernel", "reference-stability", "noise-ceiling", "staleness"),
+        *("momentum-averaging", "step-bound", "validity"),
+    ),
+    "weights": (
+        *("weight-feedback", "alignment-matrix", "conserved-quantity", "feedback-readout"),
+        *("jacobian-alignment", "gauss-newton", "input-weight-alignment"),
+    ),
+    "bottleneck": (
+        *("error-signal", "validity", "bottleneck", "reach", "weight-gradient-reach"),
+        *("recalibration-headroom", "effective-rank", "jacobian-rank"),
+    ),
+    "convolution": (
+        *("error-signal", "validity", "reach", "structured-reach", "attainable-cosine"),
+        *("coherence", "convolution-cap", "spatial-spectrum", "unshared-gradient"),
+        *("equivariance-defect", "credit-field", "operator-spectrum", "unrolled"),
+    ),
+    "units": ("common-mode", "gates", "unit-activity", "drift", "residual-growth"),
+    "representations": ("label-decodability", "representation-similarity", "modes"),
 }
 """Diagnostics by preset; ``full`` stands for all."""
 

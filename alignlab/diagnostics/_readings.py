@@ -108,15 +108,22 @@ def arrays(
         own: Labels along other dimensions; vectors along these have as many entries.
 
     Returns:
-        Name to (dimensions without ``step``, array); vectors are padded with NaN.
+        Name to (dimensions without ``step``, array); vectors along one dimension are padded
+        with NaN to the longest of all variables.
     """
     declared = {v.name: v for variable in variables for v in (variable, *companions(variable))}
     labels: Mapping[str, Sequence[str]] = {"rule": rules, "layer": layers, "site": SITES}
     by_name: dict[str, list[Reading]] = {}
     for reading in _on_host(list(readings)):
         by_name.setdefault(reading.name, []).append(reading)
+    along: dict[str, Sequence[Any]] = {}
+    for name, found in by_name.items():
+        if set(declared[name].dims) - set(labels):
+            dim, sizes = declared[name].dims[-1], [np.size(reading.value) for reading in found]
+            along[dim] = range(max(len(along.get(dim, ())), *sizes))
+    along |= own
     return {
-        name: (declared[name].dims, _array(declared[name], found, labels, own))
+        name: (declared[name].dims, _array(declared[name], found, labels, along))
         for name, found in by_name.items()
     }
 
@@ -125,16 +132,14 @@ def _array(
     variable: Variable,
     readings: Sequence[Reading],
     labels: Mapping[str, Sequence[str]],
-    own: Mapping[str, Sequence[Any]],
+    along: Mapping[str, Sequence[Any]],
 ) -> np.ndarray:
     values = [_plain(reading.value) for reading in readings]
     named = [dim for dim in variable.dims if dim in labels]
     shape = [len(labels[dim]) for dim in named]
     if len(named) < len(variable.dims):
-        along = own.get(variable.dims[-1])
-        sizes = [np.size(value) for value in values]
-        shape.append(max(sizes) if along is None else len(along))
-        assert max(sizes) <= shape[-1], variable.name
+        shape.append(len(along[variable.dims[-1]]))
+        assert max(np.size(value) for value in values) <= shape[-1], variable.name
     text = variable.dtype == "string"
     array = np.full(shape, "" if text else np.nan, dtype=object if text else float)
     for reading, value in zip(readings, values, strict=True):

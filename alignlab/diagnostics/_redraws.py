@@ -1,217 +1,127 @@
-"""What an approximate signal is compared with by chance: fresh feedback, or rotated outputs."""
+"""Alignments of weights and feedback with their chance levels, all layers in one transfer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from scipy import stats
+from torch import Tensor
 
+from alignlab.diagnostics._base import Reading
+from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._together import fetched
-from alignlab.engine.direct import inject, projected
-from alignlab.engine.updates import Updates
-from alignlab.feedback import generator
-from alignlab.kernels.cosines import wide
-from alignlab.layer_view import LayerView
-from alignlab.snapshot import MeasuredRule, Snapshot
+from alignlab.rules._base import DirectRule
+from alignlab.rules._drawn import DrawnFeedback
 
 if TYPE_CHECKING:
-    from alignlab.sites import Layer
+    from alignlab.snapshot import MeasuredRule
 
-__all__ = ["LARGEST_ROTATION", "TRANSPOSED", "direct_views", "redrawn_views", "rotations"]
+__all__ = ["entries_chance", "has_independent_entries", "judged", "normal_chance", "with_redraws"]
 
-LARGEST_ROTATION = 128
-"""Output units up to which as many rotations are drawn as there are redraws; above, 50."""
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Modules whose weight has its outputs on the second axis."""
-
-Views = Mapping[str, LayerView]
+_NAN = float("nan")
 
 
-def direct_views(
-    snapshot: Snapshot, redrawn: MeasuredRule, sent: Tensor, names: Collection[str]
-) -> dict[str, LayerView]:
-    """Return layers under fresh direct feedback, without passing through the others.
+def has_independent_entries(measured: MeasuredRule) -> bool:
+    """Return whether redrawn feedback is isotropic at every entry by itself.
+
+    First-order chance levels hold for it, and for no feedback that is factored or repeated.
+    """
+    rule = measured.rule
+    if not isinstance(rule, DrawnFeedback) or not isinstance(rule, DirectRule):
+        return False
+    return rule.granularity == "micro" and rule.structure == "dense" and not rule.rank
+
+
+def normal_chance(value: float, sd: float, *, kind: str, concentration: float) -> Chance:
+    """Return the null of an alignment that is normal by chance, with mean 0.
 
     Args:
-        snapshot: The probing.
-        redrawn: A direct rule that enters at every layer, with its feedback.
-        sent: What is sent, ``n_errors`` entries a sample.
-        names: Hidden layers that are wanted.
+        value: What was observed; NaN where there is nothing.
+        sd: Standard deviation by chance.
+        kind: What is random, one of ``schema.NULL_KINDS``.
+        concentration: Relative spread of the squared norm.
     """
-    layout = snapshot.capture.layout
-    owners = {
-        layout.layers[group.members[-1]].name
-        for group in layout.groups("micro")
-        if any(layout.layers[member].name in names for member in group.members)
-    }
-    found = inject(
-        layout,
-        projected(sent, redrawn.feedback),
-        error=snapshot.task.error,
-        granularity="micro",
-        leaves=False,
-        only=owners,
+    p, opposed = (
+        float(stats.norm.sf(sign * value, scale=sd)) if np.isfinite(value) else _NAN
+        for sign in (1.0, -1.0)
     )
-    updates = Updates(found.entry, found.preactivation)
-    return {
-        layer.name: snapshot.view(layer, updates) for layer in snapshot.hidden if layer.name in names
-    }
+    band = 1.96 * sd
+    return Chance(sd, -band, band, kind, "closed form", concentration, p, p_opposed=opposed)
 
 
-def redrawn_views(
-    snapshot: Snapshot,
+def entries_chance(value: float, weight: Tensor, kind: str) -> Chance:
+    """Return the null of feedback with independent entries, sd one over root their number."""
+    entries = weight.numel()
+    return normal_chance(value, entries**-0.5, kind=kind, concentration=(2.0 / entries) ** 0.5)
+
+
+def with_redraws(
+    name: str,
     measured: MeasuredRule,
-    observed: Views,
-    names: Collection[str],
-    count: int,
-) -> Iterator[Views]:
-    """Yield layers under what a rule is compared with by chance.
+    observed: Mapping[str, Tensor],
+    draws: Sequence[Mapping[str, Tensor]],
+    *,
+    kind: str = "feedback_draw",
+    closed: Mapping[str, tuple[Tensor, float]] = MappingProxyType({}),
+) -> Iterator[Reading]:
+    """Yield an alignment of every layer with all its companions.
 
     Args:
-        snapshot: The probing.
+        name: Variable.
         measured: The rule.
-        observed: The layers under it.
-        names: Layers that are wanted.
-        count: How many redraws.
-
-    Yields:
-        Views by layer; those of wide layers are missing after 50 rotations.
+        observed: The alignment by layer, scalars.
+        draws: The same under each redraw of the feedback.
+        kind: What was drawn, one of ``schema.NULL_KINDS``.
+        closed: By layer, where it holds: standard deviation by chance to first order, a scalar,
+            and the relative spread of the squared norm.
     """
-    layers = [layer for layer in snapshot.compared(measured) if layer.name in names]
-    if snapshot.chance_kind(measured) == "output_rotation":
-        yield from _rotated_views(snapshot, layers, observed, count)
+    if not observed:
         return
-    is_local = snapshot.is_local(measured)
-    for redrawn in snapshot.redrawn(measured, count):
-        updates = snapshot.run(redrawn, parameters=not is_local)
-        yield {layer.name: snapshot.view(layer, updates) for layer in layers}
+    stacked = [torch.stack([draw[layer] for draw in draws]) for layer in observed]
+    first = [closed[layer][0] for layer in closed]
+    numbers = fetched([*observed.values(), *stacked, *first])
+    count = len(observed)
+    values = dict(zip(observed, (float(each) for each in numbers[:count]), strict=True))
+    by_draw = dict(zip(observed, numbers[count : 2 * count], strict=True))
+    sds = dict(zip(closed, (float(each) for each in numbers[2 * count :]), strict=True))
+    chances = {
+        layer: chance_of(
+            value,
+            by_draw[layer],
+            kind=kind,
+            concentration=closed[layer][1] if layer in closed else _NAN,
+            closed_form=sds.get(layer, _NAN),
+        )
+        for layer, value in values.items()
+    }
+    yield from judged(name, measured, values, chances)
 
 
-def _rotated_views(
-    snapshot: Snapshot, layers: list[Layer], observed: Views, count: int
-) -> Iterator[Views]:
-    turned = {layer.name: _turned_tensors(snapshot, layer, observed[layer.name]) for layer in layers}
-    places = [(name, place) for name, tensors in turned.items() for place in tensors]
-    streams = {name: generator(snapshot.seed, "rotation", name) for name in turned}
-    axes = [turned[name][place] for name, place in places]
-    turns = dict(zip(places, rotations(axes, [streams[name] for name, _ in places]), strict=True))
-    for number in range(count):
-        views = {}
-        for layer in layers:
-            if layer.channels > LARGEST_ROTATION and number >= 50:
-                continue
-            found = {place: turns[layer.name, place]() for place in turned[layer.name]}
-            updates = _updates(observed[layer.name], found)
-            views[layer.name] = snapshot.view(layer, updates)
-        yield views
-
-
-def _turned_tensors(snapshot: Snapshot, layer: Layer, view: LayerView) -> dict[str, tuple[Tensor, int]]:
-    """Return what is turned at a layer, and the axis of its units, by place.
-
-    Signals at the two sites are turned by themselves, and so is an update that does not follow
-    from them: its weight and bias by the same rotation.
-    """
-    found: dict[str, tuple[Tensor, int]] = {}
-    if view.entry is not None:
-        consumer = next(each for each in snapshot.layers if each.name == layer.consumer)
-        # The entry is turned first: the order is part of what a seed stands for.
-        found["entry"] = (view.entry, 1 if consumer.is_convolution else -1)
-    if view.preactivation is not None:
-        found["preactivation"] = (view.preactivation, 1 if layer.is_convolution else -1)
-    columns = [] if view.is_local else [rows for _, rows in _rows_of_updates(view)]
-    if columns:
-        found["updates"] = (torch.cat(columns, 1), 0)
-    return found
-
-
-def _rows_of_updates(view: LayerView) -> list[tuple[str, Tensor]]:
-    """Return weight and bias with a row for every output unit, by the parameter's name."""
-    weight, bias = view.whole
-    axis = _output_axis(view)
-    names = {id(p): name for name, p in view.capture.model.named_parameters()}
-    own = view.capture.module_of(view.layer)._parameters
-    found = []
-    if weight is not None:
-        found.append((names[id(own["weight"])], weight.movedim(axis, 0).flatten(1)))
-    if bias is not None:
-        found.append((names[id(own["bias"])], bias[:, None]))
-    return found
-
-
-def _output_axis(view: LayerView) -> int:
-    return 1 if isinstance(view.capture.module_of(view.layer), TRANSPOSED) else 0
-
-
-def _updates(view: LayerView, turned: Mapping[str, Tensor]) -> Updates:
-    """Return a layer's signals and updates with those that were turned in their place."""
-    name = view.layer.name
-    signals = Updates(
-        {name: turned["entry"]} if "entry" in turned else {},
-        {name: turned["preactivation"]} if "preactivation" in turned else {},
-    )
-    if "updates" not in turned:
-        return signals
-    parts, start, axis = {}, 0, _output_axis(view)
-    for (parameter, rows), whole in zip(
-        _rows_of_updates(view), [each for each in view.whole if each is not None], strict=True
-    ):
-        found = turned["updates"][:, start : start + rows.shape[1]]
-        start += rows.shape[1]
-        if whole.dim() == 1:
-            parts[parameter] = found[:, 0]
-        else:
-            shape = whole.movedim(axis, 0).shape
-            parts[parameter] = found.reshape(shape).movedim(0, axis)
-    return replace(signals, parameters=parts, is_local=False)
-
-
-def rotations(
-    signals: list[tuple[Tensor, int]], streams: list[torch.Generator]
-) -> list[Callable[[], Tensor]]:
-    """Return functions that rotate signals, each by a fresh Haar rotation of one axis.
-
-    Where a signal occupies few directions, only their images are drawn.
+def judged(
+    name: str,
+    measured: MeasuredRule,
+    values: Mapping[str, float],
+    chances: Mapping[str, Chance],
+) -> Iterator[Reading]:
+    """Yield alignments with companions and statuses, of which the layers are judged together.
 
     Args:
-        signals: Signals, each with the axis of its units.
-        streams: Sources of randomness, one each; the same one may stand several times.
+        name: Variable.
+        measured: The rule.
+        values: The alignment by layer.
+        chances: Its chance level by layer.
     """
-    found = [
-        wide(signal.movedim(axis, -1)).reshape(-1, signal.shape[axis]) for signal, axis in signals
-    ]
-    factors = [torch.linalg.svd(rows, full_matrices=False)[:2] for rows in found if _is_low(rows)]
-    pairs = iter(zip(factors, fetched([values for _, values in factors]), strict=True))
-    turns = []
-    for (signal, axis), rows, stream in zip(signals, found, streams, strict=True):
-        if _is_low(rows):
-            (left, values), spectrum = next(pairs)
-            rank = int((spectrum > torch.finfo(signal.dtype).eps * spectrum[:1]).sum())
-            rows = left[:, :rank] * values[:rank]
-        turns.append(_rotation(signal, axis, rows, stream))
-    return turns
-
-
-def _is_low(rows: Tensor) -> bool:
-    """Return whether rows leave directions of their space empty."""
-    return rows.shape[0] < rows.shape[1]
-
-
-def _rotation(
-    signal: Tensor, axis: int, rows: Tensor, stream: torch.Generator
-) -> Callable[[], Tensor]:
-    """Return what turns rows that stand for a signal and gives them its shape."""
-    shape = signal.movedim(axis, -1).shape
-
-    def rotated() -> Tensor:
-        size = (shape[-1], rows.shape[1])
-        q, r = torch.linalg.qr(torch.randn(size, generator=stream, dtype=torch.float64))
-        frame = (q * torch.sign(torch.diagonal(r))).to(rows)
-        result: Tensor = (rows @ frame.T).reshape(shape).movedim(-1, axis)
-        return result.to(signal)
-
-    return rotated
+    statuses = adjusted_statuses(
+        list(values.values()),
+        [chances[layer] for layer in values],
+        is_drawn=measured.is_drawn,
+        is_cosine=False,
+    )
+    for (layer, value), status in zip(values.items(), statuses, strict=True):
+        undefined = float(not np.isfinite(value))
+        place = (measured.label, layer, "")
+        yield from readings(name, value, chances[layer], status, undefined=undefined, place=place)

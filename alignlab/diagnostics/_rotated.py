@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alignlab.diagnostics._alignments import TRANSPOSED
 from alignlab.diagnostics._base import Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import wide
-from alignlab.kernels.rotation import LARGEST_TURNED, rotation_sd, turned_products
+from alignlab.kernels.rotation import (
+    LARGEST_TURNED,
+    output_rows,
+    rotation_sd,
+    turned_products,
+)
 
 if TYPE_CHECKING:
     from alignlab.snapshot import Snapshot
@@ -28,8 +32,6 @@ Pair = tuple[Tensor, Tensor]
 Judged = tuple[float, Chance]
 """A cosine and its chance level."""
 
-K = TypeVar("K", bound=Hashable)
-
 
 def of_weight(module: nn.Module, updates: Tensor, gradients: Tensor) -> Pair:
     """Return a weight's updates and gradients as matrices with a row for each output unit.
@@ -39,8 +41,7 @@ def of_weight(module: nn.Module, updates: Tensor, gradients: Tensor) -> Pair:
         updates: Shape ``(n_places, *shape)``.
         gradients: Likewise.
     """
-    axis = 1 if isinstance(module, TRANSPOSED) else 0
-    return _rows(updates, axis), _rows(gradients, axis)
+    return _rows(module, updates), _rows(module, gradients)
 
 
 def of_parameters(
@@ -62,8 +63,8 @@ def of_parameters(
     found: dict[tuple[str, int], list[Pair]] = {}
     for name in names:
         owner = name.rpartition(".")[0]
-        is_turned = isinstance(model.get_submodule(owner), TRANSPOSED) and updates[name].dim() > 2
-        first, second = (_rows(each[name], int(is_turned)) for each in (updates, gradients))
+        module = model.get_submodule(owner)
+        first, second = _rows(module, updates[name]), _rows(module, gradients[name])
         found.setdefault((owner, first.shape[1]), []).append((first, second.to(first.device)))
     return [
         (torch.cat([one for one, _ in pairs], 2), torch.cat([other for _, other in pairs], 2))
@@ -71,18 +72,17 @@ def of_parameters(
     ]
 
 
-def _rows(stacked: Tensor, axis: int) -> Tensor:
-    """Return tensors with a row for each entry along one of their own axes."""
-    if stacked.dim() == 1:
-        return wide(stacked)[:, None, None]
-    return (
-        wide(stacked).movedim(axis + 1, 1).reshape(*stacked.shape[:1], stacked.shape[axis + 1], -1)
-    )
+def _rows(module: nn.Module, stacked: Tensor) -> Tensor:
+    """Return a row for each entry of the first axis, of a weight for each output unit."""
+    if stacked.dim() < 3:
+        # Biases, scales of normalisations and single numbers.
+        return wide(stacked).reshape(len(stacked), -1, 1)
+    return torch.stack([output_rows(module, each).flatten(1) for each in wide(stacked)])
 
 
 def rotated(
-    snapshot: Snapshot, pairs: Mapping[K, Sequence[Pair]], *, stream: str
-) -> dict[K, list[Judged]]:
+    snapshot: Snapshot, pairs: Mapping[str, Sequence[Pair]], *, stream: str
+) -> tuple[dict[str, list[Judged]], list[Judged]]:
     """Return cosines with their chance level, each matrix turned by itself.
 
     The standard deviation is exact; the band is that of draws where a matrix has few rows.
@@ -93,14 +93,18 @@ def rotated(
         stream: Name of the stream of randomness.
 
     Returns:
-        By key, for every place; NaN where one of both is zero.
+        Those by key, at every place, and those of all keys together as one vector; NaN where one
+        of both is zero.
     """
-    sums = [_sums(snapshot, each, (stream, str(key))) for key, each in pairs.items()]
-    found = {}
-    for (key, each), rows in zip(pairs.items(), fetched(sums), strict=True):
-        is_normal = all(first.shape[1] > LARGEST_TURNED for first, _ in each)
-        found[key] = [_judged(row, is_normal=is_normal) for row in rows]
-    return found
+    sums = [_sums(snapshot, each, (stream, key)) for key, each in pairs.items()]
+    rows = fetched(sums)
+    normal = [all(first.shape[1] > LARGEST_TURNED for first, _ in each) for each in pairs.values()]
+    found = {
+        key: [_judged(row, is_normal=is_normal) for row in places]
+        for key, places, is_normal in zip(pairs, rows, normal, strict=True)
+    }
+    together = [_judged(row, is_normal=all(normal)) for row in np.sum(rows, axis=0)] if rows else []
+    return found, together
 
 
 def _sums(snapshot: Snapshot, pairs: Sequence[Pair], names: Sequence[str]) -> Tensor:

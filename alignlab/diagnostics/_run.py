@@ -134,13 +134,17 @@ def _of_rules(snapshot: Snapshot) -> Iterator[Reading]:
 def _labels(snapshot: Snapshot, diagnostics: Mapping[str, Diagnostic]) -> dict[str, Sequence[Any]]:
     """Return the labels along dimensions that diagnostics bring.
 
+    Of two that want different numbers of the same ones it is the longer.
+
     Raises:
         InputError: Two diagnostics want different ones along the same dimension.
     """
     own: dict[str, Sequence[Any]] = {"earlier": list(snapshot.earlier)}
     for name, diagnostic in diagnostics.items():
         for dim, labels in diagnostic.coords.items():
-            if list(own.setdefault(dim, labels)) != list(labels):
+            held = own.setdefault(dim, labels)
+            own[dim] = max(held, labels, key=len)
+            if any(one != other for one, other in zip(held, labels, strict=False)):
                 msg = (
                     f"{name} has other labels along {dim!r} than another of the diagnostics; "
                     "measure them in two recordings."

@@ -12,7 +12,7 @@ from alignlab.diagnostics._feedback import at_entries
 from alignlab.diagnostics._together import together
 from alignlab.feedback import project
 from alignlab.kernels.cosines import wide
-from alignlab.kernels.ranks import relative_energies, scaled_gram
+from alignlab.kernels.ranks import relative_energies, scaled_grams
 from alignlab.rules._base import DirectRule
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["INPUT", "narrowest_below", "spectra"]
 
-DRAWS = 200
+DRAWS = 64
+"""Most draws of the feedback; the smallest and the largest two lie outside the central 95%."""
+
 INPUT = "input"
 """Name of the place below the first layer."""
 
@@ -48,7 +50,7 @@ def spectra(snapshot: Snapshot, measured: MeasuredRule) -> dict[str, Tensor]:
     for each in drawn:
         for name, feedback in at_entries(snapshot, each.feedback).items():
             images = project(half, feedback, (len(half), *feedback.shape[1:]))
-            grams.setdefault(name, []).append(scaled_gram(images.flatten(1), centred=False))
+            grams.setdefault(name, []).append(scaled_grams(images.flatten(1))[0])
     stacked = {name: (torch.stack(found),) for name, found in grams.items()}
     return together(relative_energies, stacked)
 

@@ -9,17 +9,17 @@ from typing import ClassVar
 import numpy as np
 import torch
 from scipy import special
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
-from alignlab.diagnostics._feedback import MOST_ERRORS, at_entries
-from alignlab.diagnostics._gains import local_gains
+from alignlab.diagnostics._feedback import at_entries
+from alignlab.diagnostics._local import by_channel, local_gains
+from alignlab.diagnostics._readers import n_features, readers
 from alignlab.diagnostics._together import fetched
-from alignlab.feedback import project
+from alignlab.feedback import Feedback, project
 from alignlab.kernels.attainable import Attainable, chosen_halves
-from alignlab.kernels.convolution import CONVOLUTIONS, design
+from alignlab.kernels.convolution import design
 from alignlab.kernels.cosines import cosine
-from alignlab.kernels.layers import transposed
 from alignlab.rules._base import DirectRule
 from alignlab.sites import ENTRY, PREACTIVATION, Layer
 from alignlab.snapshot import MeasuredRule, Snapshot
@@ -28,7 +28,6 @@ __all__ = ["AttainableCosine"]
 
 _DIMS = ("rule", "layer", "site")
 _DRAWS = 8
-_SAME = 1e-3
 _NOISE = 0.02
 
 
@@ -67,12 +66,12 @@ class AttainableCosine(SnapshotDiagnostic):
         >>> from alignlab import Probe
         >>> from alignlab.rules import DFA
         >>> _ = torch.manual_seed(0)
-        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 8, 3), Flatten(), Linear(32, 3))
+        >>> net = Sequential(Conv1d(2, 8, 3), Conv1d(8, 2, 3), Flatten(), Linear(8, 3))
         >>> with Probe(net, cross_entropy, rules=[DFA()], draws=32,
         ...            diagnostics=["attainable-cosine"]) as probe:
         ...     found = probe.measure(torch.randn(90, 2, 8), torch.arange(90) % 3)
         >>> round(found["attainable_cosine"].sel(layer="0", site="entry").item(), 2)
-        0.99
+        0.76
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (
@@ -119,7 +118,7 @@ class AttainableCosine(SnapshotDiagnostic):
             NotDefined("an output layer has its true error", layer=layer.name)
             for layer in snapshot.capture.layout.outputs
         )
-        readers, because = _readers(snapshot)
+        by_entry, because = readers(snapshot)
         found: list[_Found] = []
         fits: dict[str, _Fits] = {}
         targets = {m.label: _drawn(snapshot, m) for m in rules}
@@ -129,7 +128,7 @@ class AttainableCosine(SnapshotDiagnostic):
                 yield NotDefined(because[layer.name], layer=layer.name)
                 continue
             if layer.consumer not in fits:
-                fits = {layer.consumer: _fitted(snapshot, layer, readers[layer.name])}
+                fits = {layer.consumer: _fitted(snapshot, layer, by_entry[layer.name])}
             by_site = _sites(snapshot, layer, fits[layer.consumer])
             if isinstance(by_site[PREACTIVATION], str):
                 where = f"at the pre-activation {by_site[PREACTIVATION]}"
@@ -162,75 +161,26 @@ def _enters_everywhere(measured: MeasuredRule) -> bool:
     return isinstance(rule, DirectRule) and getattr(rule, "granularity", "") == "micro"
 
 
-def _drawn(snapshot: Snapshot, measured: MeasuredRule) -> list[Mapping[str, object]]:
+def _drawn(snapshot: Snapshot, measured: MeasuredRule) -> list[Mapping[str, Feedback]]:
     """Return the feedback by layer: that of the rule, or of several draws."""
     drawn = snapshot.redrawn(measured, _DRAWS) if measured.is_drawn else [measured]
     return [dict(at_entries(snapshot, each.feedback)) for each in drawn]
 
 
-def _readers(snapshot: Snapshot) -> tuple[dict[str, list[Layer]], dict[str, str]]:
-    """Return the layers that read every entry, and why some are not all there is."""
+def _fitted(snapshot: Snapshot, layer: Layer, own: Sequence[Layer]) -> _Fits:
     capture = snapshot.capture
-    readers = {layer.name: capture.layout.consumers_of(layer) for layer in snapshot.hidden}
-    because, missed = {}, {}
-    for layer in snapshot.hidden:
-        reasons = [_unfit(snapshot, reader) for reader in readers[layer.name]]
-        features = sum(_n_features(snapshot, reader) for reader in readers[layer.name])
-        kinds = {isinstance(capture.module_of(r), nn.Linear) for r in readers[layer.name]}
-        if any(reasons):
-            because[layer.name] = next(filter(None, reasons))
-        elif len(kinds) > 1:
-            because[layer.name] = "layers of several kinds read its entry"
-        elif features > MOST_ERRORS:
-            because[layer.name] = f"{features:,} features are more than {MOST_ERRORS:,}"
-        else:
-            missed[layer.name] = _missed(snapshot, layer, readers[layer.name])
-    for name, share in zip(missed, fetched(list(missed.values())), strict=True):
-        if not share <= _SAME:
-            because[name] = "a path around the layers that read its entry adds to the true signal"
-    return readers, because
-
-
-def _unfit(snapshot: Snapshot, reader: Layer) -> str:
-    module = snapshot.capture.module_of(reader)
-    if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
-        return f"{reader.name}, which reads its entry, is a {reader.kind}"
-    if getattr(module, "groups", 1) > 1:
-        return f"{reader.name}, which reads its entry, has groups"
-    return ""
-
-
-def _n_features(snapshot: Snapshot, reader: Layer) -> int:
-    weight = snapshot.capture.weight_of(reader)
-    return weight.numel() // max(weight.shape[1], 1)
-
-
-def _missed(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> Tensor:
-    """Return how far the true signal is from what the readers' own weights bring."""
-    capture, true = snapshot.capture, snapshot.true.entry[layer.name]
-    rebuilt = torch.zeros_like(true)
-    for reader in readers:
-        signal = snapshot.true.preactivation[reader.name]
-        shape = capture.input_of(reader).shape
-        brought = transposed(capture.module_of(reader), signal, capture.weight_of(reader), shape)
-        rebuilt = rebuilt + brought.reshape(true.shape)
-    return (rebuilt - true).norm() / true.norm()
-
-
-def _fitted(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> _Fits:
-    capture = snapshot.capture
-    n_features = sum(_n_features(snapshot, reader) for reader in readers)
+    count = sum(n_features(snapshot, reader) for reader in own)
     places = layer.entry_width // layer.entry_shape[layer.entry_channel_axis]
-    halves = chosen_halves(snapshot.fold, n_features, places)
+    halves = chosen_halves(snapshot.fold, count, places)
     features = []
     for half in halves:
         parts = []
-        for reader in readers:
+        for reader in own:
             signal = snapshot.true.preactivation[reader.name][half.to(snapshot.error.device)]
             shape = torch.Size((len(half), *capture.input_of(reader).shape[1:]))
             parts.append(design(capture.module_of(reader), signal, shape))
         features.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
-    return _Fits(halves, Attainable((features[0], features[1])), n_features)
+    return _Fits(halves, Attainable((features[0], features[1])), count)
 
 
 def _sites(snapshot: Snapshot, layer: Layer, fits: _Fits) -> dict[str, Attainable | str]:
@@ -247,11 +197,8 @@ def _sites(snapshot: Snapshot, layer: Layer, fits: _Fits) -> dict[str, Attainabl
 
 def _cut(signal: Tensor, layer: Layer, halves: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Return an entry-shaped tensor of both halves as ``(n_samples, n_channels, n_places)``."""
-    by_channel = signal.reshape(-1, *layer.entry_shape)
-    axis = layer.entry_channel_axis
-    by_channel = by_channel.movedim(axis + 1 if axis >= 0 else axis, 1)
-    by_channel = by_channel.reshape(*by_channel.shape[:2], -1)
-    first, second = (by_channel[half.to(signal.device)] for half in halves)
+    whole = by_channel(signal, layer)
+    first, second = (whole[half.to(signal.device)] for half in halves)
     return first, second
 
 
@@ -261,7 +208,7 @@ def _of_layer(
     fits: _Fits,
     by_site: Mapping[str, Attainable | str],
     rules: Sequence[MeasuredRule],
-    feedback: Mapping[str, Sequence[Mapping[str, object]]],
+    feedback: Mapping[str, Sequence[Mapping[str, Feedback]]],
 ) -> Iterator[_Found]:
     for measured in rules:
         rule = measured.rule

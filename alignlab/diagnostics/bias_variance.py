@@ -106,7 +106,7 @@ class BiasVariance(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 25.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield bias and variance of every rule that draws, by layer and of the network."""

@@ -185,7 +185,7 @@ class Bottleneck(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = (*_bounds(), *_places(), *_frozen())
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 1.0
     coords: ClassVar[Mapping[str, Sequence[float]]] = {"share": SHARES}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
@@ -195,8 +195,7 @@ class Bottleneck(SnapshotDiagnostic):
             if not snapshot.rules:
                 yield NotDefined("no rule is measured", layer=layer.name)
         for measured in snapshot.rules:
-            if isinstance(measured.rule, DirectRule):
-                yield from _limits(snapshot, measured)
+            yield from _limits(snapshot, measured)
         yield from _masked(snapshot)
 
 
@@ -214,14 +213,19 @@ def _places_of(snapshot: Snapshot, layer: Layer) -> Iterator[Reading]:
         yield Reading("width_bound_scope", scope, layer=layer.name)
 
 
-def _limits(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
+def _limits(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading | NotDefined]:
     """Yield what widths allow under a direct rule."""
-    assert isinstance(measured.rule, DirectRule)
+    if not isinstance(measured.rule, DirectRule):
+        because = "it does not send the error directly, and width sets no such bound"
+        yield from (NotDefined(because, measured.label, layer.name) for layer in snapshot.hidden)
+        return
     sent = measured.rule.sent(snapshot.exact_error, snapshot.y).flatten(1)
     yield Reading("width_without_limit", numerical_rank(sent), measured.label)
     found = spectra(snapshot, measured)
     for layer in snapshot.hidden:
         if layer.name not in found:
+            because = "no feedback enters there"
+            yield NotDefined(because, measured.label, layer.name)
             continue
         bounds = bounds_by_rank(found[layer.name])
         above = snapshot.capture.layout.narrowest_above(layer)

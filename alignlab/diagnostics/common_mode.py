@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+import numpy as np
 from torch import Tensor
 
-from alignlab.diagnostics._activations import activations_of
+from alignlab.diagnostics._activations import output_of, representations
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
-from alignlab.diagnostics._together import together
+from alignlab.diagnostics._together import fetched, together
 from alignlab.kernels.common_mode import common_mode, common_mode_debiased, mean_pairwise_cosine
 from alignlab.kernels.cosines import flat
 from alignlab.snapshot import MeasuredRule, Snapshot
@@ -17,13 +18,8 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["CommonMode"]
 
 _MEASURES = {
-    "common_mode": (
-        common_mode,
-        "Energy of the mean over samples over the mean energy, of",
-        (0.0, 1.0),
-    ),
+    "common_mode": ("Energy of the mean over samples over the mean energy, of", (0.0, 1.0)),
     "common_mode_debiased": (
-        common_mode_debiased,
         "Mean product of two different samples over the mean energy, of",
         (-1.0, 1.0),
     ),
@@ -92,7 +88,7 @@ class CommonMode(SnapshotDiagnostic):
                 valid=valid,
             )
             for name, (dims, phrase) in _OBJECTS.items()
-            for measure, (_, text, valid) in _MEASURES.items()
+            for measure, (text, valid) in _MEASURES.items()
         ),
         Variable(
             "common_mode_chance",
@@ -108,16 +104,23 @@ class CommonMode(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 0.1
+    cost: ClassVar[float] = 1.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the common modes of everything that is at hand."""
-        activity = snapshot.shared(activations_of)
+        capture = snapshot.capture
+        by_name = {layer.name: layer for layer in snapshot.layers}
         rows: dict[Place, Tensor] = {
-            ("input", "", "", ""): flat(snapshot.capture.input_of(snapshot.layers[0])),
+            ("input", "", "", ""): flat(capture.input_of(snapshot.layers[0])),
             ("error", "", "", ""): snapshot.error,
         }
-        rows |= {("activation", "", name, ""): h for name, h in activity.items()}
+        for layer in snapshot.layers:
+            handed = (
+                output_of(capture, layer)
+                if layer.is_output
+                else capture.input_of(by_name[layer.consumer])
+            )
+            rows["activation", "", layer.name, ""] = flat(handed)
         for layer in snapshot.layers:
             true = snapshot.view(layer, snapshot.true)
             for site in snapshot.sites(layer):
@@ -131,13 +134,27 @@ class CommonMode(SnapshotDiagnostic):
             else:
                 rows |= found
         yield Reading("common_mode_chance", 1.0 / snapshot.capture.n_samples)
-        single = {place: (each,) for place, each in rows.items()}
-        for measure, (kernel, _, _) in _MEASURES.items():
-            for (name, rule, layer_name, site), value in together(kernel, single).items():
-                yield Reading(f"{measure}_{name}", value, rule, layer_name, site)
-        alike = together(mean_pairwise_cosine, {name: (h,) for name, h in activity.items()})
-        for name, value in alike.items():
-            yield Reading("pairwise_cosine_activation", value, layer=name)
+        values: dict[tuple[str, Place], Tensor] = {}
+        for place, each in rows.items():
+            # One by one: a stack of whole maps costs more than it saves.
+            share = values[f"common_mode_{place[0]}", place] = common_mode(each)
+            unbiased = common_mode_debiased(share, n_samples=len(each))
+            values[f"common_mode_debiased_{place[0]}", place] = unbiased
+        held = snapshot.shared(representations).activations
+        alike = {name: (products.gram,) for name, products in held.items()}
+        for name, value in together(mean_pairwise_cosine, alike).items():
+            values["pairwise_cosine_activation", ("", "", name, "")] = value
+        yield from _shown(values)
+
+
+def _shown(values: Mapping[tuple[str, Place], Tensor]) -> Iterator[Reading | NotDefined]:
+    """Yield values, and what is zero throughout."""
+    found = fetched(list(values.values()))
+    for (variable, (_, rule, layer, site)), value in zip(values, found, strict=True):
+        yield Reading(variable, value, rule, layer, site)
+        if not np.isfinite(value):
+            which = "the samples are zero" if site else "samples are zero, or all but one"
+            yield NotDefined(f"{which} ({variable})", rule=rule, layer=layer)
 
 
 def _signals(snapshot: Snapshot, measured: MeasuredRule) -> dict[Place, Tensor] | NotDefined:

@@ -16,7 +16,7 @@ from alignlab.kernels.ranks import (
     isotropic_participation_ratio,
     participation_ratio,
     relative_energies,
-    scaled_gram,
+    scaled_grams,
     spectral_rank,
     stable_rank,
 )
@@ -131,7 +131,7 @@ class EffectiveRank(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 2.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the effective dimensions of everything that is at hand."""
@@ -141,13 +141,14 @@ class EffectiveRank(SnapshotDiagnostic):
         centred: dict[Place, tuple[Tensor]] = {}
         for place, matrix in _matrices(snapshot):
             yield from _chance(place, matrix)
-            plain[place] = (scaled_gram(matrix, centred=False),)
+            gram, about_mean = scaled_grams(matrix)
+            plain[place] = (gram,)
             if place.what in _OBJECTS:
-                centred[place] = (scaled_gram(matrix, centred=True),)
+                centred[place] = (about_mean,)
         spectra = together(relative_energies, plain)
-        about_mean = together(relative_energies, centred)
+        spread = together(relative_energies, centred)
         yield Reading("error_rank", spectral_rank(spectra[Place("error")]))
-        for place, values in about_mean.items():
+        for place, values in spread.items():
             yield from _dimensions(place, spectra[place], values)
         yield from _ranks(snapshot, spectra)
 

@@ -185,9 +185,7 @@ class ErrorSignal(AlignmentDiagnostic):
                 continue
             first, second, product = found.first.norm(), found.second.norm(), found.products.sum()
             yield Reading("cosine_error_signal_sd", _spread(found.cosines), site=site)
-            yield Reading(
-                "angle_error_signal", angle_beside(reference, signal, found), site=site
-            )
+            yield Reading("angle_error_signal", angle_beside(reference, signal, found), site=site)
             yield Reading("norm_ratio_error_signal", second / first, site=site)
             yield Reading("projection_error_signal", product / first / first, site=site)
             yield Reading("inner_product_error_signal", product, site=site)

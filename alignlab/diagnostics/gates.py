@@ -9,8 +9,8 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._gates import Gate, gate_of
-from alignlab.diagnostics._together import fetched, together
-from alignlab.kernels.gates import gate_participation, gate_size, open_share
+from alignlab.diagnostics._together import fetched
+from alignlab.kernels.gates import gate_energies, gate_participation, gate_size, open_share
 from alignlab.snapshot import Snapshot
 
 __all__ = ["Gates"]
@@ -27,8 +27,8 @@ class Gates(SnapshotDiagnostic):
     .. math:: p = \frac{(\sum_k u_k)^2}{n\sum_k u_k^2}, \qquad u_k = \overline{\varphi_k'^2}
 
     with :math:`\varphi_k'` the derivative of the activation of unit k (maps: of every position),
-    averaged over the samples. ``gate_size`` is :math:`\sqrt{\bar u}`. A gate is open from .19 of the
-    largest value on that the activation allows, ``gate_largest``; for tanh that is
+    averaged over the samples. ``gate_size`` is :math:`\sqrt{\bar u}`. A gate is open from .19 of
+    the largest value on that the activation allows, ``gate_largest``; for tanh that is
     :math:`|h| \le .9`, for a ReLU above zero. ``gate_closed`` is the share of all gates that are
     not: of a bounded activation the saturated ones. ``units_dead`` is the share of units that are
     open on fewer than 5 % of the samples, ``units_always_on`` on more than 95 %.
@@ -111,11 +111,11 @@ class Gates(SnapshotDiagnostic):
         Variable(
             "gate_largest",
             ("layer",),
-            "Largest gate that the activation allows; NaN where it is not known",
+            "Largest gate that the activation allows, where it is known",
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 0.1
+    cost: ClassVar[float] = 0.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the state of the gates of every hidden layer."""
@@ -125,14 +125,16 @@ class Gates(SnapshotDiagnostic):
                 yield NotDefined("no gate stands behind an output layer", layer=layer.name)
                 continue
             gates[layer.name] = gate_of(snapshot.capture, layer)
-        sizes = together(gate_size, {name: (gate.values,) for name, gate in gates.items()})
+        # One by one: a stack of whole maps costs more than it saves.
+        energies = {name: gate_energies(gate.values) for name, gate in gates.items()}
+        sizes = {name: gate_size(each) for name, each in energies.items()}
         mixing, silent = _refused(gates, sizes)
         for name in mixing:
             yield NotDefined("its local backward map is no gain per unit", layer=name)
             del gates[name]
         for name in silent:
             yield NotDefined("none of its units passes anything", layer=name)
-        yield from _readings(gates, sizes)
+        yield from _readings(gates, energies, sizes)
 
 
 def _refused(gates: Mapping[str, Gate], sizes: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -148,16 +150,13 @@ def _refused(gates: Mapping[str, Gate], sizes: Mapping[str, Tensor]) -> tuple[li
     return mixing, [name for name, size in passed.items() if name not in mixing and not size > 0]
 
 
-def _readings(gates: Mapping[str, Gate], sizes: Mapping[str, Tensor]) -> Iterator[Reading]:
-    shares = together(gate_participation, {name: (g.values,) for name, g in gates.items()})
-    is_open = together(
-        lambda values, largest: open_share(values, largest=largest),
-        {name: (gate.values, gate.reference) for name, gate in gates.items()},
-    )
+def _readings(
+    gates: Mapping[str, Gate], energies: Mapping[str, Tensor], sizes: Mapping[str, Tensor]
+) -> Iterator[Reading]:
     for name, gate in gates.items():
-        yield Reading("gate_participation", shares[name], layer=name)
+        yield Reading("gate_participation", gate_participation(energies[name]), layer=name)
         yield Reading("gate_size", sizes[name], layer=name)
-        share = is_open[name]
+        share = open_share(gate.values, largest=gate.reference)
         yield Reading("gate_closed", 1.0 - share.mean(), layer=name)
         yield Reading("units_dead", (share < RARELY).double().mean(), layer=name)
         yield Reading("units_always_on", (share > 1.0 - RARELY).double().mean(), layer=name)

@@ -9,20 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._activations import activations_of
+from alignlab.diagnostics._activations import representations
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._together import fetched
 from alignlab.feedback import generator
-from alignlab.kernels.cosines import flat
 from alignlab.kernels.decoding import (
     PENALTIES,
-    centred_gram,
     explained_share,
     held_out_accuracy,
     held_out_residuals,
     held_out_share,
     mean_residuals,
 )
+from alignlab.kernels.similarity import centred_gram
 from alignlab.snapshot import Snapshot
 
 __all__ = ["LabelDecodability"]
@@ -132,7 +131,7 @@ class LabelDecodability(SnapshotDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 1.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield what is decodable at every layer, and by chance."""
@@ -140,20 +139,20 @@ class LabelDecodability(SnapshotDiagnostic):
         if isinstance(classes, str):
             yield NotDefined(classes)
             return
-        activity = snapshot.shared(activations_of)
-        rows = {**activity, "": flat(snapshot.capture.input_of(snapshot.layers[0]))}
+        held = snapshot.shared(representations)
+        rows = {**held.activations, "": held.inputs[snapshot.layers[0].name]}
         device = snapshot.error.device
         targets = _permuted(classes, snapshot, device)
         folds = _folds(len(classes), snapshot.seed, device)
         baseline = mean_residuals(targets, folds)
         scores: list[Tensor] = []
-        for name, h in rows.items():
-            gram = centred_gram(h).to(device)
+        for name, each in rows.items():
+            gram = centred_gram(each.gram).to(device)
             missed = held_out_residuals(gram, targets, folds, penalties=PENALTIES)
             accuracy, share = held_out_accuracy(missed, targets), held_out_share(missed, baseline)
             scores += [accuracy, share]
             if name:
-                penalty = gram.new_tensor(RIDGE * len(classes) / h.shape[1])
+                penalty = gram.new_tensor(RIDGE * len(classes) / each.n_units)
                 explained, chance = explained_share(gram, targets[0], penalty=penalty)
                 yield Reading("label_explained", explained.clamp(0.0, 1.0), layer=name)
                 yield Reading("label_explained_chance", chance, layer=name)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._descent import (
+    loss_at,
     moved,
     observed,
     products,
@@ -49,8 +50,9 @@ class LossChange(SnapshotDiagnostic):
 
     The length r is that at which backpropagation lowers the loss by one per mille to first
     order; all parameters move, biases, normalisations and the output layer included. The loss is
-    taken on the measured batch with the same randomness and the same buffers, in float64 for small
-    networks and in the model's own precision for large ones.
+    taken on the measured batch with the same randomness and the same buffers. Small networks run
+    in float64 for it, large ones in their own precision, and the loss is taken of their output in
+    float64.
 
     How to read it: the first-order change over backpropagation's is the cosine of the two updates.
     An actual change near it says that the step lies in the linear regime; our heuristic is a
@@ -83,7 +85,7 @@ class LossChange(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 0.7
+    cost: ClassVar[float] = 1.1
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield loss changes of every rule and of backpropagation."""
@@ -115,4 +117,4 @@ def _after(snapshot: Snapshot, label: str, step: float) -> Tensor:
     """Return the loss after a step of a rule, of backpropagation for ""."""
     passes = snapshot.passes[label] if label else snapshot.true
     parameters = moved(snapshot, passes.parameters, whole(snapshot, step))
-    return snapshot.capture.evaluate(parameters, precision=snapshot.shared(start).precision)
+    return loss_at(snapshot, snapshot.shared(start), parameters)

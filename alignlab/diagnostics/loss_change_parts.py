@@ -16,6 +16,7 @@ from alignlab.diagnostics._descent import (
     observed,
     products,
     replay,
+    start,
     step_length,
     whole,
     without_own,
@@ -46,7 +47,8 @@ def _declared() -> tuple[Variable, ...]:
                 Variable(name, ("rule", *dims), text),
                 Variable(f"{name}_true", dims, f"{text}, of backpropagation"),
             ]
-    return tuple(found)
+    resolution = "Rounding of the loss, which changes must exceed to be known"
+    return (*found, Variable("loss_change_resolution", (), resolution, valid=(0.0, None)))
 
 
 class LossChangeParts(SnapshotDiagnostic):
@@ -67,9 +69,10 @@ class LossChangeParts(SnapshotDiagnostic):
     do when each corrects the same error; it would change with a smaller step, a negative one says
     that they help each other. A layer whose part alone raises the loss is not on a descent
     direction, or stands on too much curvature: its first order tells which. Expectation for an
-    update that is unrelated to the gradient: first orders of 0. Losses of large networks are taken
-    in float32, where each change is known to about 1e-7 of the loss, one ten-thousandth of
-    backpropagation's first order.
+    update that is unrelated to the gradient: first orders of 0. A change below
+    ``loss_change_resolution`` is not known, nor an interaction below as many of these as there are
+    layers: large networks run in float32, which resolves one ten-thousandth of backpropagation's
+    first order or better.
 
     Undefined at layers without parameters of their own that learn, where the true gradient is
     zero, where an update is zero, and for feedback that was drawn for the measurement.
@@ -98,7 +101,7 @@ class LossChangeParts(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 11.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the parts of the steps of every rule and of backpropagation."""
@@ -108,6 +111,7 @@ class LossChangeParts(SnapshotDiagnostic):
         if not length > 0:
             yield NotDefined("the true gradient or the loss is zero")
             return
+        yield Reading("loss_change_resolution", snapshot.shared(start).resolution)
         yield from _parts(snapshot, "", length / found[""].size)
         for each in observed(snapshot):
             if isinstance(each, NotDefined):

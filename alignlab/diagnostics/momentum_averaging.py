@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._descent import OTHERS, groups, observed, without_own
-from alignlab.diagnostics._rotated import Pair, of_parameters, rotated, vectors
+from alignlab.diagnostics._rotated import Judged, of_parameters, rotated, vectors
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.descent import averaging_weights
 from alignlab.rules._base import Rule
@@ -74,6 +74,8 @@ class MomentumAveraging(SnapshotDiagnostic):
     it is largest is the averaging length that is worth its staleness. Chance level: averages
     turned at random among the output units of each layer.
 
+    It takes one more training step for every further earlier state.
+
     Undefined without an earlier state (``Probe(earlier=...)``, ``--earlier``); for averages longer
     than there are states; for rules that were read from a training or have learned what they
     hold, whose earlier updates are not known; for feedback that was drawn for the measurement; and
@@ -98,7 +100,7 @@ class MomentumAveraging(SnapshotDiagnostic):
         ... )
         >>> found = probe.measure(torch.randn(20, 4), torch.arange(20) % 3)
         >>> total = found["momentum_cosine_total"].squeeze()
-        >>> bool(total.sel(count=8) > total.sel(count=1))
+        >>> bool(total.sel(length=8) > total.sel(length=1))
         True
     """
 
@@ -114,7 +116,7 @@ class MomentumAveraging(SnapshotDiagnostic):
         )
         for name, (dims, text) in _WORDS.items()
     )
-    cost: ClassVar[float] = 3.0
+    cost: ClassVar[float] = 3.4
     coords: ClassVar[Mapping[str, Sequence[float]]] = {"length": LENGTHS}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
@@ -138,17 +140,15 @@ class MomentumAveraging(SnapshotDiagnostic):
         true, updates = _at_all(snapshot, rules)
         averages = _averages(true)
         present = {name: true[-1][name].expand_as(one) for name, one in averages.items()}
-        everything = _pairs(snapshot, averages, present, is_whole=True)
-        yield from _yielded(snapshot, "momentum_cosine_present_true", "", everything)
+        _, together = _compared(snapshot, averages, present, "")
+        yield from vectors("momentum_cosine_present_true", "", {"": together})
         for label, states in updates.items():
             own = _averages(states)
-            for name, gradients, is_whole in (
-                ("momentum_cosine", averages, False),
-                ("momentum_cosine_total", averages, True),
-                ("momentum_cosine_present", present, True),
-            ):
-                pairs = _pairs(snapshot, own, gradients, is_whole=is_whole)
-                yield from _yielded(snapshot, name, label, pairs)
+            found, together = _compared(snapshot, own, averages, label)
+            yield from vectors("momentum_cosine", label, found)
+            yield from vectors("momentum_cosine_total", label, {"": together})
+            _, together = _compared(snapshot, own, present, label)
+            yield from vectors("momentum_cosine_present", label, {"": together})
 
 
 def _unknown(rule: Rule) -> str:
@@ -192,18 +192,11 @@ def _averages(states: Sequence[Gradients]) -> dict[str, Tensor]:
     return result
 
 
-def _pairs(
-    snapshot: Snapshot, updates: Gradients, gradients: Gradients, *, is_whole: bool
-) -> dict[str, list[Pair]]:
-    """Return what is compared by layer, or all of it together under an empty name."""
+def _compared(
+    snapshot: Snapshot, updates: Gradients, gradients: Gradients, rule: str
+) -> tuple[dict[str, list[Judged]], list[Judged]]:
+    """Return cosines with their chance level by layer, and of all parameters together."""
     model, named = snapshot.capture.model, groups(snapshot.capture)
     pairs = {g: of_parameters(model, names, updates, gradients) for g, names in named.items()}
-    if is_whole:
-        return {"": [pair for each in pairs.values() for pair in each]}
-    return {group: each for group, each in pairs.items() if group != OTHERS}
-
-
-def _yielded(
-    snapshot: Snapshot, name: str, rule: str, pairs: Mapping[str, Sequence[Pair]]
-) -> Iterator[Reading]:
-    yield from vectors(name, rule, rotated(snapshot, pairs, stream=f"{name}, {rule}"))
+    found, together = rotated(snapshot, pairs, stream=f"momentum-averaging, {rule}")
+    return {group: each for group, each in found.items() if group != OTHERS}, together

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
-from alignlab.diagnostics._chunks import chunk_grams, why_not
+from alignlab.diagnostics._chunks import chunks_of, true_grams, why_not
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.gradient_noise import gradient_noise
 from alignlab.snapshot import Snapshot
 
 __all__ = ["NoiseCeiling"]
 
-_SOURCE = "McCandlish et al. 2018 (form from memory); our derivation"
+_SOURCE = "after McCandlish et al. 2018; our derivation"
 _WHAT = {
     "noise_ceiling": ("Cosine of the batch's true weight gradient with that of all data", "1"),
     "noise_scale": (
@@ -69,8 +69,8 @@ class NoiseCeiling(SnapshotDiagnostic):
     training mode, contrastive losses) chunks are parts of one batch's gradient, not batches of
     their own. Every call of a shared weight counts as a layer.
 
-    Source: McCandlish et al. 2018 (noise scale, two batch sizes; form from memory); estimates from
-    the Gram matrix of chunks: our derivation.
+    Source: after McCandlish et al. 2018 (noise scale from two batch sizes); ceiling and estimates
+    from the Gram matrix of chunks: our derivation.
 
     Example:
         >>> from alignlab.probe import Probe
@@ -85,7 +85,7 @@ class NoiseCeiling(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(_declared())
-    cost: ClassVar[float] = 0.7
+    cost: ClassVar[float] = 0.8
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield ceiling, noise scale and squared norm of every layer and of all."""
@@ -93,16 +93,16 @@ class NoiseCeiling(SnapshotDiagnostic):
             because = why_not(snapshot, layer)
             if because:
                 yield NotDefined(because, layer=layer.name)
-        grams = snapshot.shared(chunk_grams)
-        if not grams.true:
+        grams = snapshot.shared(true_grams)
+        if not grams:
             return
-        stacked = torch.stack(list(grams.true.values()))
+        stacked = torch.stack(list(grams.values()))
         numbers = _numbers(
             torch.cat([stacked, stacked.sum(0, keepdim=True)]),
-            samples=grams.samples,
+            samples=chunks_of(snapshot).samples,
             n_samples=snapshot.capture.n_samples,
         )
-        for name, row in zip((*grams.true, ""), numbers, strict=True):
+        for name, row in zip((*grams, ""), numbers, strict=True):
             suffix = "" if name else "_total"
             for key, value in zip(_WHAT, row, strict=True):
                 yield Reading(f"{key}{suffix}", float(value), layer=name)

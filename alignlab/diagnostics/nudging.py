@@ -125,7 +125,7 @@ class Nudging(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 35.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the changes of every layer, for its signal and its own parameters."""
@@ -182,21 +182,19 @@ def _known(snapshot: Snapshot, defined: Defined) -> Known:
             found += [_changed(snapshot, place, drawn, length), slope]
     values = iter(fetched([runs.loss, *found]))
     before = next(values)
-    result: Known = {}
-    for key, (place, length) in defined.items():
-        true = float(next(values) - before)
-        curved = [float(next(values) - before - next(values)) for _ in range(DRAWS)]
-        size = sum(each.numel() for each in place.gradient.values())
-        norm = abs(step_length(snapshot, 1.0)) / length
-        given = [torch.tensor(each, dtype=torch.float64) for each in (norm, length, size, curved)]
-        mean, sd = chance_of_step(*given)
-        result[key] = {
-            "_true": true,
-            "_random": float(mean),
-            "_random_sd": float(sd),
-            "_length": length,
-        }
-    return result
+    true, curved = [], []
+    for _ in defined:
+        true.append(float(next(values) - before))
+        curved.append([next(values) - before - next(values) for _ in range(DRAWS)])
+    lengths = [length for _, length in defined.values()]
+    sizes = [sum(g.numel() for g in place.gradient.values()) for place, _ in defined.values()]
+    # The true change is the product of norm and length to first order, the same everywhere.
+    norms = [step_length(snapshot, 1.0) / length for length in lengths]
+    given = [torch.as_tensor(np.array(each, float)) for each in (norms, lengths, sizes, curved)]
+    mean, sd = chance_of_step(*given) if defined else given[:2]
+    rows = zip(true, mean.tolist(), sd.tolist(), lengths, strict=True)
+    roles = ("_true", "_random", "_random_sd", "_length")
+    return {key: dict(zip(roles, row, strict=True)) for key, row in zip(defined, rows, strict=True)}
 
 
 def _of_rules(snapshot: Snapshot, defined: Defined, known: Known) -> Iterator[Reading | NotDefined]:

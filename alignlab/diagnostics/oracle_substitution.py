@@ -11,15 +11,16 @@ from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, 
 from alignlab.diagnostics._descent import (
     OTHERS,
     groups,
+    loss_at,
     moved,
     observed,
     products,
+    replay_at,
     start,
     step_length,
     without_own,
 )
 from alignlab.diagnostics._together import fetched
-from alignlab.engine.replay import Replay
 from alignlab.snapshot import Snapshot
 
 __all__ = ["OracleSubstitution"]
@@ -79,7 +80,7 @@ class OracleSubstitution(SnapshotDiagnostic):
         *(Variable(f"oracle_{key}", ("rule",), text) for key, text in _WHOLE.items()),
         *(Variable(f"oracle_{key}", ("rule", "layer"), text) for key, text in _LAYER.items()),
     )
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 10.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield what substitutions do to the step of every rule."""
@@ -113,9 +114,7 @@ def _substituted(snapshot: Snapshot, label: str, length: float) -> Iterator[Read
     every, losses = _with_each(snapshot, exact, plain, both)
     scale = length / sum(true[group] ** 2 for group in both) ** 0.5 if both else 0.0
     normed = {group: scale * true[group] / own[group] for group in both}
-    sized = snapshot.capture.evaluate(
-        moved(snapshot, update, normed), precision=snapshot.shared(start).precision
-    )
+    sized = loss_at(snapshot, snapshot.shared(start), moved(snapshot, update, normed))
     values = iter(fetched([none, every, sized, *gains, *losses]))
     before = snapshot.shared(start).loss
     changes = {key: float(next(values)) - before for key in ("none", "direction", "norm")}
@@ -135,8 +134,7 @@ def _with_each(
     substituted: Sequence[str],
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the loss at parameters, and with those of each group taken from others."""
-    precision = snapshot.shared(start).precision
-    runs = Replay(snapshot.capture, precision=precision, parameters=plain)
+    runs = replay_at(snapshot, plain)
     named = groups(snapshot.capture)
     parts = ({name: other[name] for name in named[group]} for group in substituted)
     return runs.loss, [runs.changed(part) for part in parts]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space
-from alignlab.diagnostics._local import diagonal, why_no_gains, without_gains
+from alignlab.diagnostics._local import gains_of, local_gains
 from alignlab.kernels.cosines import flat, wide
 from alignlab.kernels.regression import (
     explained_elsewhere,
@@ -21,7 +21,6 @@ from alignlab.sites import ENTRY, PREACTIVATION
 from alignlab.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from alignlab.engine.capture import Capture
     from alignlab.engine.updates import Updates
     from alignlab.sites import Layer
 
@@ -100,7 +99,7 @@ class Reach(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 5.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield both ends of the bracket, and what feedback of earlier states has left."""
@@ -112,19 +111,25 @@ class Reach(SnapshotDiagnostic):
                 yield NotDefined(because, layer=layer.name)
             return
         fold = snapshot.fold.to(errors.device)
-        why = why_no_gains(snapshot)
-        horizons = [_horizon(snapshot, label, fold) for label in snapshot.earlier]
+        gains = snapshot.shared(local_gains)
+        horizons = {label: _horizon(snapshot, label, fold) for label in snapshot.earlier}
         for layer in snapshot.hidden:
-            if why[layer.name]:
-                yield NotDefined(f"at its pre-activation {why[layer.name]}", layer=layer.name)
-            for site, signal, gain in _places(snapshot.capture, layer, snapshot.true, why):
+            if isinstance(gains[layer.name], str):
+                yield NotDefined(f"at its pre-activation {gains[layer.name]}", layer=layer.name)
+            for label, each in horizons.items():
+                if isinstance(each, str):
+                    yield NotDefined(f"at {label!r} {each}", layer=layer.name)
+            for site, signal, gain in _places(layer, snapshot.true, gains):
                 inside = explained_in_sample(errors, signal, gains=gain)
                 outside = explained_held_out(errors, signal, fold, gains=gain)
                 yield Reading("reach_in_sample", inside, layer=layer.name, site=site)
                 yield Reading("reach_held_out", outside, layer=layer.name, site=site)
                 if horizons:
                     nothing = torch.full_like(inside, torch.nan)
-                    then = [each.get((layer.name, site), nothing) for each in horizons]
+                    then = [
+                        nothing if isinstance(each, str) else each.get((layer.name, site), nothing)
+                        for each in horizons.values()
+                    ]
                     yield Reading("reach_horizon", torch.stack(then), layer=layer.name, site=site)
 
 
@@ -142,34 +147,38 @@ def _too_few(errors: Tensor) -> str:
 
 
 def _places(
-    capture: Capture, layer: Layer, true: Updates, why: Mapping[str, str]
+    layer: Layer, true: Updates, gains: Mapping[str, Tensor | str]
 ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """Yield the sites of a layer, its true signal at the entry and the squared gains."""
-    signal = wide(flat(true.entry[layer.name]))
+    signal = flat(true.entry[layer.name])
     yield ENTRY, signal, None
-    if not why[layer.name]:
-        yield PREACTIVATION, signal, wide(flat(diagonal(capture, layer)))
+    local = gains[layer.name]
+    if isinstance(local, Tensor):
+        yield PREACTIVATION, signal, flat(local)
 
 
-def _horizon(snapshot: Snapshot, label: str, fold: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Return by layer and site the scores of feedback that is fitted at an earlier state."""
+def _horizon(snapshot: Snapshot, label: str, fold: Tensor) -> dict[tuple[str, str], Tensor] | str:
+    """Return by layer and site the scores of feedback of an earlier state, or why there is none."""
     found = {}
-    here, now = snapshot.capture, why_no_gains(snapshot)
+    now = snapshot.shared(local_gains)
     with snapshot.at(label) as capture:
-        true, why = capture.reference(), without_gains(capture)
+        true, then = capture.reference(), gains_of(capture)
         errors = wide(capture.layout.joined(true.preactivation).flatten(1))
         basis = error_space(errors)
-        if _too_few(errors @ basis):
-            return {}
+        because = _too_few(errors @ basis)
+        if because:
+            return because
         fitted, shown = errors @ basis, wide(snapshot.exact_error) @ basis
         for layer in snapshot.hidden:
             if layer.name not in true.entry:
                 continue
-            present = {site: rest for site, *rest in _places(here, layer, snapshot.true, now)}
-            for site, signal, gain in _places(capture, layer, true, why):
+            present = {
+                site: (shown, signal, gain)
+                for site, signal, gain in _places(layer, snapshot.true, now)
+            }
+            for site, signal, gain in _places(layer, true, then):
                 if site in present:
-                    targets, weight = present[site]
                     found[layer.name, site] = explained_elsewhere(
-                        (fitted, signal, gain), (shown, targets, weight), fold
+                        (fitted, signal, gain), present[site], fold
                     )
     return found

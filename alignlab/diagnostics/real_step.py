@@ -14,6 +14,7 @@ from alignlab.diagnostics._descent import (
     OTHERS,
     exact_start,
     groups,
+    loss_at,
     moved,
     products,
     step_length,
@@ -120,7 +121,7 @@ class RealStep(SnapshotDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 5.0
+    cost: ClassVar[float] = 8.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield what is known of the real steps among the rules."""
@@ -144,13 +145,10 @@ def _directions(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading 
     true = {name: one[None] for name, one in snapshot.true.parameters.items()}
     update = {name: one[None] for name, one in snapshot.passes[label].parameters.items()}
     pairs = {group: of_parameters(model, names, update, true) for group, names in named.items()}
-    everything = {"": [pair for each in pairs.values() for pair in each]}
-    layers = {group: each for group, each in pairs.items() if group != OTHERS}
-    stream = f"real-step, {label}"
-    yield from scalars("real_step_cosine", label, rotated(snapshot, layers, stream=stream))
-    yield from scalars(
-        "real_step_cosine_total", label, rotated(snapshot, everything, stream=stream)
-    )
+    found, together = rotated(snapshot, pairs, stream=f"real-step, {label}")
+    layers = {group: each for group, each in found.items() if group != OTHERS}
+    yield from scalars("real_step_cosine", label, layers)
+    yield from scalars("real_step_cosine_total", label, {"": together})
     own, exact = snapshot.shared(products)[label], snapshot.shared(products)[""]
     for layer in layers:
         if not (own.norm[layer] > 0 and exact.norm[layer] > 0):
@@ -169,9 +167,7 @@ def _lengths(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
     short = step_length(snapshot, found[""].size) / own.size
     share = min(1.0, short) if short > 0 else 1.0
     losses = [
-        snapshot.capture.evaluate(
-            moved(snapshot, update, whole(snapshot, step)), precision=begun.precision
-        )
+        loss_at(snapshot, begun, moved(snapshot, update, whole(snapshot, step)))
         for step in (1.0, share, -share)
     ]
     after, ahead, behind = fetched(losses)

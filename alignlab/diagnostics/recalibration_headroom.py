@@ -93,7 +93,7 @@ class RecalibrationHeadroom(SnapshotDiagnostic):
             valid=(None, 1.0),
         ),
     )
-    cost: ClassVar[float] = 0.5
+    cost: ClassVar[float] = 1.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield share, chance level and headroom of every rule and hidden layer."""
@@ -105,15 +105,26 @@ class RecalibrationHeadroom(SnapshotDiagnostic):
         for label, because in judged.items():
             for layer in snapshot.hidden if because else ():
                 yield NotDefined(because, label, layer.name)
-        chosen = _first(snapshot.fold)
+        chosen, split = _first(snapshot.fold)
+        chosen = chosen.to(snapshot.error.device)
         rules = [measured for measured in snapshot.rules if not judged[measured.label]]
         for number, layer in enumerate(snapshot.hidden if rules else ()):
             snapshot.progress("recalibration", number + 1, len(snapshot.hidden))
-            orders = _permuted(
-                inner_products(_used(snapshot.true.entry[layer.name], chosen)), snapshot
-            )
+            truth = inner_products(_used(snapshot.true.entry[layer.name], chosen))
+            orders = _permuted(truth, snapshot)
             for measured in rules:
-                yield from _of_layer(snapshot, measured, layer, orders, chosen)
+                signals = _signals(snapshot, measured, layer)
+                if signals is None:
+                    yield NotDefined("it yields no signal there", measured.label, layer.name)
+                    continue
+                features = inner_products(_used(signals[1], chosen))
+                shares = recalibrated(features, orders, split=split)
+                place = (measured.label, layer.name)
+                yield Reading("recalibration_reach", shares[0], *place)
+                yield Reading("recalibration_reach_chance", shares[1:].mean(), *place)
+                true = snapshot.true.entry[layer.name].flatten()
+                had = cosine(true, signals[0].flatten()).clamp_min(0.0).square()
+                yield Reading("recalibration_headroom", shares[0] - had, *place)
 
 
 def _why_not(measured: MeasuredRule) -> str:
@@ -122,26 +133,16 @@ def _why_not(measured: MeasuredRule) -> str:
     return "its feedback was drawn, so that nothing is observed" if measured.is_drawn else ""
 
 
-def _of_layer(
-    snapshot: Snapshot, measured: MeasuredRule, layer: Layer, orders: Tensor, chosen: Tensor
-) -> Iterator[Reading | NotDefined]:
-    """Yield the numbers of one rule at a layer; the first of the orders is the true one."""
-    updates = snapshot.passes[measured.label]
-    own = updates.entry.get(layer.name)
+def _signals(
+    snapshot: Snapshot, measured: MeasuredRule, layer: Layer
+) -> tuple[Tensor, Tensor] | None:
+    """Return a rule's signal at an entry and what is to be recalibrated."""
+    own = snapshot.passes[measured.label].entry.get(layer.name)
     if own is None:
-        yield NotDefined("it yields no signal there", measured.label, layer.name)
-        return
-    given = own
+        return None
     if isinstance(measured.rule, ReplacedWeightRule):
-        given = _incoming(snapshot, layer, measured, otherwise=own)
-    features = inner_products(_used(given, chosen))
-    shares = recalibrated(features, orders, snapshot.fold[chosen])
-    similarity = cosine(snapshot.true.entry[layer.name].flatten(), own.flatten())
-    headroom = shares[0] - similarity.clamp_min(0.0).square()
-    place = (measured.label, layer.name)
-    yield Reading("recalibration_reach", shares[0], *place)
-    yield Reading("recalibration_reach_chance", shares[1:].mean(), *place)
-    yield Reading("recalibration_headroom", headroom, *place)
+        return own, _incoming(snapshot, layer, measured, otherwise=own)
+    return own, own
 
 
 def _incoming(
@@ -156,14 +157,16 @@ def _incoming(
     return signals.get(readers[0].name, otherwise)
 
 
-def _first(fold: Tensor) -> Tensor:
-    """Return which samples are used: the first of each half, on the host."""
-    halves = [torch.nonzero(half).flatten()[: MOST // 2] for half in (fold, ~fold)]
-    return torch.cat(halves).sort().values
+def _first(fold: Tensor) -> tuple[Tensor, int]:
+    """Return which samples are used, the first half's first, and how many these are."""
+    half = len(fold) // 2
+    order = torch.argsort(fold.int(), descending=True, stable=True)
+    split = min(half, MOST // 2)
+    return torch.cat([order[:split], order[half:][: MOST // 2]]), split
 
 
 def _used(signal: Tensor, chosen: Tensor) -> Tensor:
-    return flat(signal).index_select(0, chosen.to(signal.device))
+    return flat(signal).index_select(0, chosen)
 
 
 def _permuted(products: Tensor, snapshot: Snapshot) -> Tensor:

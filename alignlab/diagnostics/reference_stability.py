@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, readings
-from alignlab.diagnostics._chunks import chunk_grams, why_not
+from alignlab.diagnostics._chunks import grams_of, true_grams, why_not
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.gradient_noise import pairwise_cosine
 from alignlab.snapshot import Snapshot
@@ -77,7 +77,7 @@ class ReferenceStability(SnapshotDiagnostic):
             (_RULE, ("rule", "layer"), "approximate weight gradients"),
         )
     )
-    cost: ClassVar[float] = 0.7
+    cost: ClassVar[float] = 1.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the mean cosine of the reference and of every rule."""
@@ -85,20 +85,22 @@ class ReferenceStability(SnapshotDiagnostic):
             because = why_not(snapshot, layer)
             if because:
                 yield NotDefined(because, layer=layer.name)
-        grams = snapshot.shared(chunk_grams)
-        if not grams.true:
+        grams = snapshot.shared(true_grams)
+        if not grams:
             return
-        total = torch.stack(list(grams.true.values())).sum(0)
-        yield from _shown(_TRUE, grams.true, snapshot.seed)
+        total = torch.stack(list(grams.values())).sum(0)
+        yield from _shown(_TRUE, grams, snapshot.seed)
         yield from _shown(_TOTAL, {"": total}, snapshot.seed)
         for measured in snapshot.rules:
-            found = grams.approximate[measured.label]
-            yield from _shown(
-                *(_RULE, found, snapshot.seed), rule=measured.label, is_drawn=measured.is_drawn
-            )
-            for name in grams.true if not found else ():
+            label = measured.label
+            if snapshot.is_local(measured):
+                found = grams_of(snapshot, snapshot.passes[label])
+                is_drawn = measured.is_drawn
+                yield from _shown(_RULE, found, snapshot.seed, rule=label, is_drawn=is_drawn)
+                continue
+            for name in grams:
                 yield NotDefined(
-                    "the rule's update of its weight is no sum over samples", measured.label, name
+                    "the rule's update of its weight is no sum over samples", label, name
                 )
 
 

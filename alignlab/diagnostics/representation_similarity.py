@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._activations import activations, activations_of
+from alignlab.diagnostics._activations import Products, Representations, representations
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._chance import adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._together import fetched
 from alignlab.engine.capture import Capture
 from alignlab.errors import MeasurementError
 from alignlab.feedback import generator
-from alignlab.kernels.cosines import cosine, flat
+from alignlab.kernels.cosines import cosine
 from alignlab.kernels.similarity import (
     FEWEST_SAMPLES,
     debiased_gram,
@@ -119,23 +119,21 @@ class RepresentationSimilarity(SnapshotDiagnostic):
             for other in ("twin", "initial")
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 3.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield every layer's likeness to whatever there is to compare it with."""
         if snapshot.capture.n_samples < FEWEST_SAMPLES:
             yield NotDefined(f"fewer than {FEWEST_SAMPLES} samples have no debiased likeness")
             return
-        own = _seen(snapshot.shared(activations_of))
-        below = {
-            layer.name: flat(snapshot.capture.input_of(layer)) for layer in snapshot.layers
-        }
-        others: dict[str, Mapping[str, _Seen]] = {"below": _seen(below)}
+        held = snapshot.shared(representations)
+        own = _seen(held.activations)
+        others: dict[str, Mapping[str, _Seen]] = {"below": _seen(held.inputs)}
         if snapshot.initial is None:
             yield NotDefined("the initial state is not known (cka_initial, rsa_initial)")
         else:
             with snapshot.at(INITIAL) as capture:
-                others["initial"] = _seen(activations(capture))
+                others["initial"] = _seen(Representations.of(capture).activations)
         twin = _of_twin(snapshot)
         if isinstance(twin, NotDefined):
             yield twin
@@ -147,8 +145,14 @@ class RepresentationSimilarity(SnapshotDiagnostic):
         yield from _compared(snapshot, own, others)
 
 
-def _seen(rows: Mapping[str, Tensor]) -> dict[str, _Seen]:
-    return {name: _Seen(debiased_gram(h), dissimilarity_ranks(h)) for name, h in rows.items()}
+def _seen(found: Mapping[str, Products]) -> dict[str, _Seen]:
+    return {
+        name: _Seen(
+            debiased_gram(each.gram),
+            dissimilarity_ranks(each.gram, each.means, n_units=each.n_units),
+        )
+        for name, each in found.items()
+    }
 
 
 def _of_twin(snapshot: Snapshot) -> dict[str, _Seen] | NotDefined:
@@ -163,7 +167,7 @@ def _of_twin(snapshot: Snapshot) -> dict[str, _Seen] | NotDefined:
     except MeasurementError as error:
         return NotDefined(f"the twin cannot be measured: {error} (cka_twin, rsa_twin)")
     try:
-        return _seen(activations(capture))
+        return _seen(Representations.of(capture).activations)
     finally:
         capture.close()
 
@@ -171,9 +175,7 @@ def _of_twin(snapshot: Snapshot) -> dict[str, _Seen] | NotDefined:
 def _compared(
     snapshot: Snapshot, own: Mapping[str, _Seen], others: Mapping[str, Mapping[str, _Seen]]
 ) -> Iterator[Reading | NotDefined]:
-    places = [
-        (other, name) for other, found in others.items() for name in own if name in found
-    ]
+    places = [(other, name) for other, found in others.items() for name in own if name in found]
     first = torch.stack([own[name].gram for _, name in places])
     second = torch.stack([others[other][name].gram for other, name in places])
     ranked = {
@@ -182,9 +184,7 @@ def _compared(
         if other != "below"
     }
     drawn = _permuted(snapshot, first, second)
-    observed, draws, *ranks = fetched(
-        [debiased_similarity(first, second), drawn, *ranked.values()]
-    )
+    observed, draws, *ranks = fetched([debiased_similarity(first, second), drawn, *ranked.values()])
     for (other, name), value in zip(ranked, ranks, strict=True):
         yield Reading(f"rsa_{other}", value, layer=name)
         if not np.isfinite(value):

@@ -26,69 +26,55 @@ __all__ = ["RuleKernel"]
 _TARGETS = "Cristianini et al. 2001; Cortes et al. 2012 (centred)"
 
 
-def _declared() -> tuple[Variable, ...]:
-    rate = "Rate of the loss under the flow of the layer's updates, -<g, g^>"
-    smallest = "Smallest eigenvalue of the symmetric part of the rule kernel over its largest"
-    target = "Cosine of the centred rule kernel with that of the targets"
-    true = "Cosine of the centred tangent kernel with that of the targets"
-    cosine = "Cosine of the centred rule kernel with the tangent kernel"
-    unit, bounds = "loss per unit of step size", (-1.0, 1.0)
-    both = ("rule", "layer")
-    error = "standard error of the sketch, 0 where nothing was drawn"
-    return (
-        Variable("kernel_loss_rate", both, rate, unit, better="lower"),
-        Variable("kernel_loss_rate_true", ("layer",), f"{rate}, of backpropagation", unit),
-        Variable(
-            "kernel_loss_rate_hidden_share",
-            ("rule",),
-            "Share of the hidden layers in the rate of the loss",
-        ),
-        Variable("cosine_rule_kernel", both, cosine, better="higher", valid=bounds, alignment=True),
-        Variable("cosine_rule_kernel_se", both, f"{cosine}: {error}", valid=(0.0, None)),
-        Variable(
-            "cosine_rule_kernel_hidden",
-            ("rule",),
-            f"{cosine}, hidden layers together",
+_RATE = "Rate of the loss under the flow of the layer's updates, -<g, g^>"
+_PER_STEP = "loss per unit of step size"
+_COSINE = "Cosine of the centred rule kernel with the tangent kernel"
+_ERROR = "standard error of the sketch, 0 where nothing was drawn"
+
+
+def _declared() -> Iterator[Variable]:
+    yield Variable("kernel_loss_rate", ("rule", "layer"), _RATE, _PER_STEP, better="lower")
+    yield Variable("kernel_loss_rate_true", ("layer",), f"{_RATE}, of backpropagation", _PER_STEP)
+    yield Variable(
+        "kernel_loss_rate_hidden_share",
+        ("rule",),
+        "Share of the hidden layers in the rate of the loss",
+    )
+    for name, dims, where in (
+        ("cosine_rule_kernel", ("rule", "layer"), ""),
+        ("cosine_rule_kernel_hidden", ("rule",), ", hidden layers together"),
+    ):
+        text, bounds = _COSINE + where, (-1.0, 1.0)
+        yield Variable(name, dims, text, better="higher", valid=bounds, alignment=True)
+        yield Variable(f"{name}_se", dims, f"{text}: {_ERROR}", valid=(0.0, None))
+    for suffix, where in (("", ""), ("_network", ", all layers together")):
+        place = () if suffix else ("layer",)
+        yield Variable(
+            f"rule_kernel_smallest{suffix}",
+            ("rule", *place),
+            f"Smallest eigenvalue of the symmetric part of the rule kernel over its largest{where}",
             better="higher",
-            valid=bounds,
-            alignment=True,
-        ),
-        Variable(
-            "cosine_rule_kernel_hidden_se",
-            ("rule",),
-            f"{cosine}, hidden layers together: {error}",
-            valid=(0.0, None),
-        ),
-        Variable("rule_kernel_smallest", both, smallest, better="higher", valid=bounds),
-        Variable(
-            "rule_kernel_smallest_network",
-            ("rule",),
-            f"{smallest}, all layers together",
-            better="higher",
-            valid=bounds,
-        ),
-        Variable("kernel_target_alignment", both, target, source=_TARGETS, better="higher"),
-        Variable(
-            "kernel_target_alignment_network",
-            ("rule",),
-            f"{target}, all layers together",
+            valid=(-1.0, 1.0),
+        )
+        yield Variable(
+            f"kernel_target_alignment{suffix}",
+            ("rule", *place),
+            f"Cosine of the centred rule kernel with that of the targets{where}",
             source=_TARGETS,
             better="higher",
-        ),
-        Variable("kernel_target_alignment_true", ("layer",), true, source=_TARGETS),
-        Variable(
-            "kernel_target_alignment_true_network",
-            (),
-            f"{true}, all layers together",
+        )
+        yield Variable(
+            f"kernel_target_alignment_true{suffix}",
+            place,
+            f"Cosine of the centred tangent kernel with that of the targets{where}",
             source=_TARGETS,
-        ),
-        Variable(
-            "rule_kernel_method",
-            ("rule",),
-            "Whether kernels are exact or a sketch",
-            units="",
-            dtype="string",
-        ),
+        )
+    yield Variable(
+        "rule_kernel_method",
+        ("rule",),
+        "Whether kernels are exact or a sketch",
+        units="",
+        dtype="string",
     )
 
 
@@ -118,8 +104,8 @@ class RuleKernel(SnapshotDiagnostic):
     from redraws where kernels are exact and small, and is missing otherwise.
 
     **Exact or sketch.** Exact for at most 1,024 outputs of samples. Above, and where samples or
-    calls share something (batch norm in training, tied weights), kernels are seen along 8 random
-    directions on both sides: their inner products and squared norms are unbiased, and the standard
+    calls share something (batch norm in training, tied weights), kernels are seen along 6 random
+    directions of the outputs: their inner products and squared norms are unbiased, and the standard
     error of the cosine is recorded. A sketch knows no eigenvalues.
 
     **Not defined** for rules that are no linear map from the output's error to updates (what they
@@ -144,8 +130,8 @@ class RuleKernel(SnapshotDiagnostic):
         1.0
     """
 
-    variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 20.0
+    variables: ClassVar[tuple[Variable, ...]] = tuple(_declared())
+    cost: ClassVar[float] = 10.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield rates of the loss of every rule, and the kernels of those that have one."""

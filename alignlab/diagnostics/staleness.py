@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -94,6 +94,8 @@ class Staleness(SnapshotDiagnostic):
     level: the earlier gradient turned at random among the output units; the crossed cosine has
     expectation 0 under such turns.
 
+    It takes one more training step for every further earlier state.
+
     Undefined without an earlier state (``Probe(earlier=...)``, ``--earlier``), at layers whose
     weight does not learn, at zero gradients, and, for the pipeline, in networks whose weights
     cannot be replaced in the backward pass. An output layer's weight gradient does not depend on
@@ -145,7 +147,8 @@ class Staleness(SnapshotDiagnostic):
 def _gradients(snapshot: Snapshot, capture: Capture, true: Updates) -> _Gradients:
     """Return the weight gradients of a state."""
     views = {
-        layer.name: LayerView(capture, layer, true, fold=snapshot.fold) for layer in capture.layers
+        layer.name: LayerView(capture, layer, true, fold=snapshot.fold, shared=snapshot.shared)
+        for layer in capture.layers
     }
     halves = {name: view.weight_halves for name, view in views.items()}
     whole = {name: view.gradients[0] for name, view in views.items()}
@@ -156,7 +159,7 @@ def _gradients(snapshot: Snapshot, capture: Capture, true: Updates) -> _Gradient
 
 
 def _compared(
-    snapshot: Snapshot, name: str, then: list[Mapping[str, Tensor]], now: Mapping[str, Tensor]
+    snapshot: Snapshot, name: str, then: Sequence[Mapping[str, Tensor]], now: Mapping[str, Tensor]
 ) -> Iterator[Reading]:
     """Yield an alignment by layer and in total."""
     by_name = {layer.name: layer for layer in snapshot.layers}
@@ -165,9 +168,9 @@ def _compared(
         module = snapshot.capture.module_of(by_name[layer])
         earlier = torch.stack([each[layer] for each in then])
         pairs[layer] = [of_weight(module, earlier, gradient.expand_as(earlier))]
-    yield from vectors(name, "", rotated(snapshot, pairs, stream=name))
-    total = {"": [pair for each in pairs.values() for pair in each]}
-    yield from vectors(f"{name}_total", "", rotated(snapshot, total, stream=name) if pairs else {})
+    found, together = rotated(snapshot, pairs, stream=name)
+    yield from vectors(name, "", found)
+    yield from vectors(f"{name}_total", "", {"": together})
 
 
 def _crossed(then: list[_Gradients], now: _Gradients) -> Iterator[Reading]:

@@ -21,7 +21,7 @@ from alignlab.snapshot import Snapshot
 
 __all__ = ["StepBound"]
 
-LANCZOS_STEPS = 6
+LANCZOS_STEPS = 5
 """Products with the Hessian for its largest eigenvalue, the first of them with the gradient."""
 
 SYMMETRIC = 1e-3
@@ -31,7 +31,7 @@ SAME_LOSS = 1e-3
 """Relative difference of the loss by which other kernels may differ."""
 
 _STEP = "learning rate"
-_TEXTBOOK = "Nesterov 2004, section 1.2 (descent lemma); our derivation"
+_TEXTBOOK = "textbook (descent lemma); for updates that are no gradients, our derivation"
 _WHAT = {
     "step_bound": ("Step along it after which the quadratic model of the loss is as before", _STEP),
     "step_bound_largest": ("That step if the curvature were the largest eigenvalue", _STEP),
@@ -65,7 +65,7 @@ def _declared() -> Iterator[Variable]:
     yield Variable(
         "largest_curvature",
         (),
-        "Largest eigenvalue of the Hessian as far as six Lanczos steps find it",
+        "Largest eigenvalue of the Hessian as far as five Lanczos steps find it",
     )
     yield Variable(
         "largest_curvature_residual",
@@ -87,7 +87,7 @@ class StepBound(SnapshotDiagnostic):
 
     Two numbers are put in for L. *Along the update*, :math:`\hat g^\top H\hat g/\|\hat g\|^2`, the
     bound is exact in the quadratic model (``step_bound_update``). *The largest eigenvalue* gives a
-    smaller one that any update of this norm and product keeps (``step_bound_largest_update``); six
+    smaller one that any update of this norm and product keeps (``step_bound_largest_update``); five
     Lanczos steps find it from below, with the residual beside it, so that this bound is one from
     above. Neither is the guarantee of the descent lemma, whose L bounds the curvature at all
     points. The same of the true gradient is recorded beside them.
@@ -120,7 +120,7 @@ class StepBound(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(_declared())
-    cost: ClassVar[float] = 12.0
+    cost: ClassVar[float] = 20.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield bounds and efficiencies of every rule and of the true gradient."""

@@ -126,7 +126,7 @@ class TangentScaling(SnapshotDiagnostic):
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(_declared())
     coords: ClassVar[Mapping[str, Sequence[float]]] = MappingProxyType({"count": COUNTS})
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 25.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield cosines against the number of draws, by layer and of the network."""
@@ -152,14 +152,15 @@ class TangentScaling(SnapshotDiagnostic):
                 yield NotDefined(
                     "its draws do not point along the gradient on average", label, layer
                 )
-            for name, value in {
+            values: dict[str, Tensor | float] = {
                 "cosine_draws": cosines,
                 "cosine_draws_rms": rms,
                 "cosine_draws_law": law,
                 "cosine_draws_exponent": slope,
                 "cosine_draws_dimension": dimension,
                 "noise_share_update": share,
-            }.items():
+            }
+            for name, value in values.items():
                 yield Reading(name + suffix, value, label, layer)
 
 

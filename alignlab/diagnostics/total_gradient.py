@@ -19,7 +19,7 @@ from alignlab.diagnostics._base import (
 )
 from alignlab.kernels.joint import joint_cosine, products_and_energies
 from alignlab.layer_view import LayerView
-from alignlab.sites import SITES
+from alignlab.sites import ENTRY, SITES
 from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["TotalGradient"]
@@ -140,7 +140,7 @@ class TotalGradient(AlignmentDiagnostic, SnapshotDiagnostic):
             )
         ),
     )
-    cost: ClassVar[float] = 0.2
+    cost: ClassVar[float] = 28.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return nothing of a single layer."""
@@ -157,9 +157,9 @@ class TotalGradient(AlignmentDiagnostic, SnapshotDiagnostic):
             value = joint_cosine(products, first, second)
             result[_HIDDEN, ""] = Comparison(value, second.sum(), (~torch.isfinite(value)).double())
         for site in SITES:
-            signals = _signals(true, hidden, site)
-            if signals[0]:
-                result[_SIGNAL, site] = _mean_cosine(*signals)
+            found = _mean_cosine(true, hidden, site)
+            if found is not None:
+                result[_SIGNAL, site] = found
         return result
 
     def describe_together(self, true: Views, approximate: Views) -> Iterator[Reading]:
@@ -202,19 +202,17 @@ def _stacked(true: Views, hidden: list[LayerView]) -> tuple[list[Tensor], list[T
     return [first for first, _ in flat], [second for _, second in flat]
 
 
-def _signals(true: Views, hidden: list[LayerView], site: str) -> tuple[list[Tensor], list[Tensor]]:
-    """Return true and approximate signals at a site, one row per sample, shared entries once."""
-    pairs = {}
-    for view in hidden:
-        first, second = true[view.layer.name].site(site), view.site(site)
-        if first is not None and second is not None:
-            place = view.layer.consumer if site == SITES[0] else view.layer.name
-            pairs[place] = first, second
-    return [first for first, _ in pairs.values()], [second for _, second in pairs.values()]
-
-
-def _mean_cosine(first: list[Tensor], second: list[Tensor]) -> Comparison:
-    products, of_true, energies = products_and_energies(first, second)
+def _mean_cosine(true: Views, hidden: list[LayerView], site: str) -> Comparison | None:
+    """Return the mean over samples of the cosine of all signals at a site, shared entries once."""
+    views = {view.layer.consumer if site == ENTRY else view.layer.name: view for view in hidden}
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for view in views.values():
+        found = view.beside(true[view.layer.name], site)
+        if found is not None:
+            parts.append((found.products, found.first.square(), found.second.square()))
+    if not parts:
+        return None
+    products, of_true, energies = (torch.stack(each, -1) for each in zip(*parts, strict=True))
     cosines = joint_cosine(products, of_true, energies)
     undefined = (~torch.isfinite(cosines)).double().sum()
     return Comparison(cosines.nanmean(), energies.sum(-1), undefined)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from alignlab.diagnostics._activations import by_unit
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._together import together
 from alignlab.kernels.gates import silent_units
@@ -89,7 +90,7 @@ class UnitActivity(SnapshotDiagnostic):
             valid=(1.0, None),
         ),
     )
-    cost: ClassVar[float] = 0.05
+    cost: ClassVar[float] = 1.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the counts of every layer and site."""
@@ -98,11 +99,13 @@ class UnitActivity(SnapshotDiagnostic):
             true = snapshot.true
             for site in snapshot.sites(layer):
                 held = true.entry if site == ENTRY else true.preactivation
-                signals["", layer.name, site] = (_by_unit(held[layer.name], layer, site),)
+                signals["", layer.name, site] = (by_unit(held[layer.name], _axis(layer, site)),)
         for measured in snapshot.rules:
             because = ""
             if measured.is_drawn:
-                because = "its feedback was drawn for this measurement, so that nothing was observed"
+                because = (
+                    "its feedback was drawn for this measurement, so that nothing was observed"
+                )
             elif not measured.rule.has_signals:
                 because = "the rule yields updates of parameters and no error signals"
             if because:
@@ -114,7 +117,7 @@ class UnitActivity(SnapshotDiagnostic):
                     signal = (found.entry if site == ENTRY else found.preactivation).get(layer.name)
                     if signal is not None:
                         place = (measured.label, layer.name, site)
-                        signals[place] = (_by_unit(signal, layer, site),)
+                        signals[place] = (by_unit(signal, _axis(layer, site)),)
         yield from _readings(together(silent_units, signals))
 
 
@@ -129,8 +132,6 @@ def _readings(silent: dict[tuple[str, str, str], Tensor]) -> Iterator[Reading]:
         yield Reading("units_missed", missed.sum(), rule, name, site)
 
 
-def _by_unit(signal: Tensor, layer: Layer, site: str) -> Tensor:
-    """Return a signal with one column per unit, one row per sample and position."""
-    axis = layer.entry_channel_axis if site == ENTRY else layer.channel_axis
-    moved = signal.movedim(axis if axis < 0 else axis + 1, -1)
-    return moved.reshape(-1, moved.shape[-1])
+def _axis(layer: Layer, site: str) -> int:
+    """Return the axis of the units at a site, in the shape of one sample."""
+    return layer.entry_channel_axis if site == ENTRY else layer.channel_axis

@@ -1,35 +1,76 @@
-"""Alignment of forward weights with feedback (D1, D2)."""
+"""Alignment of forward weights, and of their change, with feedback (D1, D2)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-import numpy as np
-import torch
-from scipy import stats
 from torch import Tensor
 
-from alignlab.diagnostics._base import Reading, SnapshotDiagnostic, Variable
-from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
-from alignlab.diagnostics._feedback import direct_pairs, matrices_at_entries, path
-from alignlab.kernels.cosines import cosine, wide
-from alignlab.kernels.layers import linear_part, operator_energy
+from alignlab.diagnostics._alignment_matrices import CHANGE, WEIGHTS
+from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
+from alignlab.diagnostics._feedback import paths, unpaired
+from alignlab.diagnostics._weight_cosines import of_direct, of_paths, of_replaced
+from alignlab.diagnostics._weights import UNKNOWN_START, weight_changes
+from alignlab.kernels.cosines import wide
 from alignlab.rules._base import DirectRule, ReplacedWeightRule
+from alignlab.sites import Layer
 from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["WeightFeedback"]
 
 _DIMS = ("rule", "layer")
-_NAN = float("nan")
+_NAME = "cosine_weight_feedback"
+_CHANGE = "cosine_weight_change_feedback"
+_ATTAINED = "attained over what weights of the layer can have"
 
 
 class WeightFeedback(SnapshotDiagnostic):
-    """Cosines of forward weights with the feedback that a rule uses in their place."""
+    r"""Cosines of forward weights with the feedback that a rule uses in their place.
+
+    * feedback alignment: :math:`\cos(W_l, R_l)`, R_l the weight that acts backwards, where it acts;
+    * direct feedback: :math:`\cos(W_l, B_lB_{l-1}^\top)`, the output layer against
+      :math:`B_{L-1}^\top`, convolutions as the matrices that they are; and along the path,
+      :math:`\cos(B_l^\top, W_L\cdots W_{l+1})`;
+    * the first two also of :math:`W - W(0)`, where the weights at which the training began are
+      given. These are what the training did: W(0) dilutes the cosine of W, in wide layers to a
+      fraction of it (:math:`c/\sqrt{1 + c^2}` where the change is c times as large as W(0)).
+
+    **Reading.** Weights that have turned towards the feedback make the true signal the rule's;
+    near 1 everywhere is "strong alignment". A layer at chance whose change is aligned is diluted;
+    one whose change is at chance has not turned. A convolution is tied and local and cannot turn
+    to dense feedback: ``..._attained`` is the cosine over the largest that its weights can have
+    (``convolution_weight_attainable``), in [-1, 1].
+
+    **Chance.** Redraws of direct feedback. For weights that act backwards a standard deviation of
+    one over the root of the entries, or the null of rotated outputs where nothing is drawn. For
+    drawn feedback nothing was observed.
+
+    **Undefined.** A layer whose feedback never acts, as that of the first layer does not, says
+    nothing. Direct feedback is compared with weights between two entries of the layer's own sizes;
+    convolutions whose borders are reflected or repeated are left out. The change of weights from
+    which feedback is derived says nothing of alignment.
+
+    Source: Lillicrap et al. 2016 (FA); code of Refinetti et al. 2021 (DFA); the change, and
+    attained over attainable, are our derivation.
+
+    Example:
+        >>> import torch
+        >>> from alignlab.probe import Probe
+        >>> from alignlab.rules import BP
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
+        ... )
+        >>> loss, name = torch.nn.functional.cross_entropy, "weight-feedback"
+        >>> with Probe(net, loss, rules=[BP()], diagnostics=[name], draws=32) as probe:
+        ...     recording = probe.measure(torch.randn(20, 4), torch.arange(20) % 3)
+        >>> recording["cosine_weight_feedback"].sel(layer="2").item()
+        1.0
+    """
 
     variables: ClassVar[tuple[Variable, ...]] = (
         Variable(
-            "cosine_weight_feedback",
+            _NAME,
             _DIMS,
             "Cosine of forward weights with feedback",
             source="Lillicrap et al. 2016 (FA); Refinetti et al. 2021, code (DFA: B_l B_{l-1}^T)",
@@ -53,109 +94,97 @@ class WeightFeedback(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
             alignment=True,
         ),
+        Variable(
+            _CHANGE,
+            _DIMS,
+            "Cosine of the change of forward weights since the start with feedback",
+            better="higher",
+            valid=(-1.0, 1.0),
+            alignment=True,
+        ),
+        Variable(
+            f"{_NAME}_attained",
+            _DIMS,
+            f"Cosine of convolution weights with feedback, {_ATTAINED}",
+            better="higher",
+            valid=(-1.0, 1.0),
+        ),
+        Variable(
+            f"{_CHANGE}_attained",
+            _DIMS,
+            f"Cosine of the change of convolution weights with feedback, {_ATTAINED}",
+            better="higher",
+            valid=(-1.0, 1.0),
+        ),
     )
-    cost: ClassVar[float] = 0.1
+    cost: ClassVar[float] = 10.0
 
-    def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
-        """Yield both cosines of every rule, where they are defined."""
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
+        """Yield the cosines of every rule, where they are defined, and the reasons elsewhere."""
+        weights = snapshot.capture.module_weights()
+        changes = weight_changes(snapshot)
+        if not changes:
+            yield NotDefined(f"nothing is said of the change of weights: {UNKNOWN_START}")
         for measured in snapshot.rules:
             if isinstance(measured.rule, DirectRule):
-                yield from _with_null(
-                    "cosine_weight_feedback", snapshot, measured, _direct(snapshot, measured)
-                )
-                yield from _with_null(
-                    "cosine_feedback_path", snapshot, measured, _paths(snapshot, measured)
-                )
+                yield from _direct(snapshot, measured, weights, changes)
             elif isinstance(measured.rule, ReplacedWeightRule):
-                yield from _replaced(snapshot, measured)
+                yield from _replaced(snapshot, measured, weights, changes)
+            else:
+                yield NotDefined("the rule has no feedback in the place of weights", measured.label)
 
 
-def _replaced(snapshot: Snapshot, measured: MeasuredRule) -> Iterator[Reading]:
+def _direct(
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    weights: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+) -> Iterator[Reading | NotDefined]:
+    for layer, because in unpaired(snapshot, measured.feedback).items():
+        yield NotDefined(because, measured.label, layer)
+    names = {WEIGHTS: _NAME}
+    if changes and measured.rule.is_derived:
+        yield NotDefined(_derived(), measured.label)
+    elif changes:
+        names[CHANGE] = _CHANGE
+    yield from of_direct(snapshot, measured, names)
+    yield from of_paths("cosine_feedback_path", snapshot, measured, paths(snapshot, weights))
+
+
+def _replaced(
+    snapshot: Snapshot,
+    measured: MeasuredRule,
+    weights: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+) -> Iterator[Reading | NotDefined]:
     """Yield D1 of the layers whose feedback acts: those that pass a signal to a layer below."""
-    weights = snapshot.capture.module_weights()
-    backward = measured.backward_weights
-    layers = [layer for layer in snapshot.layers if snapshot.capture.layout.passes_signal_on(layer)]
-    values, chances = [], []
-    for layer in layers:
-        first, second = weights[layer.module], backward[layer.module]
-        value = float(cosine(first.flatten(), second.flatten()))
-        values.append(value)
-        chances.append(entries_chance(value, first, snapshot.chance_kind(measured)))
-        if not measured.is_drawn:
+    layers = []
+    for layer in snapshot.layers:
+        if snapshot.capture.layout.passes_signal_on(layer):
+            layers.append(layer)
+        else:
+            yield NotDefined(_never_acts(layer), measured.label, layer.name)
+    yield from of_replaced(_NAME, snapshot, measured, weights, layers)
+    if not measured.is_drawn:
+        backward = measured.backward_weights
+        for layer in layers:
+            first, second = weights[layer.module], backward[layer.module]
             ratio = wide(second).norm() / wide(first).norm()
             yield Reading("norm_ratio_weight_feedback", ratio, measured.label, layer.name)
-    statuses = adjusted_statuses(values, chances, is_drawn=measured.is_drawn, is_cosine=False)
-    for layer, value, chance, status in zip(layers, values, chances, statuses, strict=True):
-        place = (measured.label, layer.name, "")
-        undefined = float(not np.isfinite(value))
-        yield from readings(
-            "cosine_weight_feedback", value, chance, status, undefined=undefined, place=place
-        )
+    if changes and measured.rule.is_derived:
+        yield NotDefined(_derived(), measured.label)
+    elif changes:
+        yield from of_replaced(_CHANGE, snapshot, measured, changes, layers)
 
 
-def entries_chance(value: float, weight: Tensor, kind: str) -> Chance:
-    """Return the null of feedback with independent entries, sd one over root their number."""
-    sd = weight.numel() ** -0.5
-    p = float(stats.norm.sf(value, scale=sd)) if np.isfinite(value) else _NAN
-    spread = (2.0 / weight.numel()) ** 0.5
-    return Chance(sd, -1.96 * sd, 1.96 * sd, kind, "closed form", spread, p)
+def _never_acts(layer: Layer) -> str:
+    if layer.name != layer.module:
+        return f"its weights are those of {layer.module}, of which they are compared once"
+    return "its feedback never acts: it passes no signal to a layer below"
 
 
-def _direct(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
-    """Return D2: cos(W_l, B_l B_{l-1}^T), the output layer against B_{l-1}^T."""
-    weights = snapshot.capture.module_weights()
-    result = {}
-    for pair in direct_pairs(snapshot, measured.feedback):
-        module = snapshot.capture.module_of(pair.layer)
-        weight = wide(weights[pair.layer.module])
-        images = linear_part(module, wide(pair.below), weight).reshape(pair.below.shape[0], -1)
-        inside = wide(pair.below).reshape(pair.below.shape[0], -1)
-        if pair.above is None:
-            product = torch.diagonal(images).sum()
-            energy = inside.square().sum()
-        else:
-            above = wide(pair.above).reshape(pair.above.shape[0], -1)
-            product = (above * images).sum()
-            energy = ((above @ above.T) * (inside @ inside.T)).sum()
-        total = operator_energy(module, weight, pair.below.shape[1:])
-        result[pair.layer.name] = float(product / (energy * total).sqrt())
-    return result
-
-
-def _paths(snapshot: Snapshot, measured: MeasuredRule) -> Mapping[str, float]:
-    """Return cos(B_l^T, W_L ... W_{l+1}) where no pooling or flattening changes sizes."""
-    result = {}
-    entries = matrices_at_entries(snapshot, measured.feedback)
-    for layer in snapshot.hidden:
-        feedback = entries.get(layer.name)
-        product = None if feedback is None else path(snapshot, layer)
-        if product is not None and feedback is not None:
-            first, second = product.flatten(), feedback.to(product.device).reshape(-1)
-            result[layer.name] = float(cosine(first, second))
-    return result
-
-
-def _with_null(
-    name: str, snapshot: Snapshot, measured: MeasuredRule, observed: Mapping[str, float]
-) -> Iterator[Reading]:
-    if not observed:
-        return
-    function = _direct if name == "cosine_weight_feedback" else _paths
-    draws: dict[str, list[float]] = {layer: [] for layer in observed}
-    for redrawn in snapshot.redrawn(measured, min(snapshot.draws, 200)):
-        for layer, value in function(snapshot, redrawn).items():
-            draws[layer].append(value)
-    chances = {
-        layer: chance_of(value, np.array(draws[layer]), kind="feedback_draw", concentration=_NAN)
-        for layer, value in observed.items()
-    }
-    statuses = adjusted_statuses(
-        list(observed.values()),
-        list(chances.values()),
-        is_drawn=measured.is_drawn,
-        is_cosine=False,
+def _derived() -> str:
+    return (
+        "nothing is said of the change of weights: the feedback is derived from the present "
+        "weights themselves"
     )
-    for (layer, value), status in zip(observed.items(), statuses, strict=True):
-        undefined = float(not np.isfinite(value))
-        place = (measured.label, layer, "")
-        yield from readings(name, value, chances[layer], status, undefined=undefined, place=place)

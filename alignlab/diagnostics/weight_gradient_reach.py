@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, Variable
 from alignlab.diagnostics._feedback import error_space
-from alignlab.diagnostics._local import gains
+from alignlab.diagnostics._local import local_gains
 from alignlab.diagnostics._together import fetched
+from alignlab.diagnostics._unit_gradients import by_unit, carried, gradients, mixing
 from alignlab.feedback import generator
 from alignlab.kernels.cosines import cosine, flat, wide
 from alignlab.kernels.gradient_reach import reached_held_out, reached_in_sample
 from alignlab.kernels.regression import fitted_held_out
 from alignlab.layer_view import LayerView
-from alignlab.sites import Layer
 from alignlab.snapshot import Snapshot
 
 __all__ = ["WeightGradientReach"]
@@ -29,7 +29,7 @@ MOST_DIRECTIONS = 64
 """Directions of the error above which as many weight gradients for each layer cost too much."""
 
 LARGEST = 2**26
-"""Numbers in all these gradients of a layer above which they take too much memory."""
+"""Numbers in all these gradients, or in their signals, that take too much memory."""
 
 
 class WeightGradientReach(SnapshotDiagnostic):
@@ -63,8 +63,9 @@ class WeightGradientReach(SnapshotDiagnostic):
 
     Undefined where the weight is frozen, where the way from the units to the entry mixes units
     (normalisation over units, shuffled or concatenated channels), for errors of more than 64
-    directions, and where all those gradients of a layer are more than 2^26 numbers. Where a unit
-    has no more inputs than the error has directions the in-sample value is 1, and so is chance.
+    directions, and where those gradients or signals of a layer are more than 2^26 numbers. Where
+    a unit has no more inputs than the error has directions the in-sample value is 1, and so is
+    chance.
 
     Source: our derivation.
 
@@ -107,7 +108,7 @@ class WeightGradientReach(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 10.0
+    cost: ClassVar[float] = 15.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the shares of every hidden layer, and their chance level."""
@@ -115,142 +116,97 @@ class WeightGradientReach(SnapshotDiagnostic):
         errors = errors @ error_space(errors)
         errors = errors / errors.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
         views = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.hidden}
-        because = _unfit(views, errors)
-        for number, view in enumerate(views.values()):
+        because, keeping = _unfit(views, errors)
+        first = snapshot.fold.int().argsort(descending=True, stable=True).to(errors.device)
+        halves = (first[: len(first) // 2], first[len(first) // 2 :])
+        for number, (name, view) in enumerate(views.items()):
             snapshot.progress("reach of weight gradients", number + 1, len(views))
-            name = view.layer.name
             if because[name]:
                 yield NotDefined(because[name], layer=name)
                 continue
-            for variable, value in _of_layer(snapshot, view, errors).items():
+            found = _of_layer(snapshot, view, errors, halves, keeps_samples=name in keeping)
+            for variable, value in found.items():
                 yield Reading(f"weight_gradient_reach_{variable}", value, layer=name)
 
 
-def _of_layer(snapshot: Snapshot, view: LayerView, errors: Tensor) -> dict[str, Tensor]:
+def _of_layer(
+    snapshot: Snapshot,
+    view: LayerView,
+    errors: Tensor,
+    halves: tuple[Tensor, Tensor],
+    *,
+    keeps_samples: bool,
+) -> dict[str, Tensor]:
     """Return the four numbers of a layer by the ends of their names."""
-    whole, halves = view.gradients[0], view.weight_halves
+    whole, aims = view.gradients[0], view.weight_halves
     assert whole is not None
-    assert halves is not None
+    assert aims is not None
+    true, parts = by_unit(view, whole), (by_unit(view, aims[0]), by_unit(view, aims[1]))
     order = torch.randperm(len(errors), generator=generator(snapshot.seed, "permuted errors"))
     permuted = errors[order.to(errors.device)]
-    both, first, others = [], [], []
-    for direction, other in zip(errors.T, permuted.T, strict=True):
-        signal = _carried(view, direction)
-        both.append(_gradient(view, signal))
-        first.append(_gradient(view, signal * _chosen(snapshot, signal)))
-        others.append(_gradient(view, _carried(view, other)))
-    all_samples, half = torch.stack(both), torch.stack(first)
-    aims = (_by_unit(view, halves[0]), _by_unit(view, halves[1]))
+    others = gradients(
+        view, carried(view, permuted, keeps_samples=keeps_samples), torch.cat(halves)
+    )
+    signals = carried(view, errors, keeps_samples=keeps_samples)
+    first, second = (gradients(view, signals, half) for half in halves)
     return {
-        "in_sample": reached_in_sample(_by_unit(view, whole), all_samples),
-        "held_out": reached_held_out(aims, (half, all_samples - half)),
-        "chance": reached_in_sample(_by_unit(view, whole), torch.stack(others)),
-        "dense": _dense(snapshot, view, errors, aims),
+        "in_sample": reached_in_sample(true, first + second),
+        "held_out": reached_held_out(parts, (first, second)),
+        "chance": reached_in_sample(true, others),
+        "dense": _dense(snapshot, view, errors, halves, parts),
     }
 
 
 def _dense(
-    snapshot: Snapshot, view: LayerView, errors: Tensor, aims: tuple[Tensor, Tensor]
+    snapshot: Snapshot,
+    view: LayerView,
+    errors: Tensor,
+    halves: tuple[Tensor, Tensor],
+    aims: tuple[Tensor, Tensor],
 ) -> Tensor:
     """Return the held-out score of feedback that fits the error signals."""
     assert view.entry is not None
-    local = gains(snapshot, view.layer)
+    local = snapshot.shared(local_gains)[view.layer.name]
     signal = fitted_held_out(
         *(errors, flat(view.entry), snapshot.fold.to(errors.device)),
-        gains=None if local is None else flat(local),
+        gains=flat(local) if isinstance(local, Tensor) else None,
     )
     made = view.capture.to_preactivation(view.layer, signal.reshape(view.entry.shape))
-    first = _gradient(view, made * _chosen(snapshot, made))
     found = []
-    for aim, half in zip(aims, (first, _gradient(view, made) - first), strict=True):
-        similarity = cosine(aim.flatten(), half.flatten())
+    for aim, half in zip(aims, halves, strict=True):
+        (own,) = gradients(view, made.unsqueeze(0), half)
+        similarity = cosine(aim.flatten(), own.flatten())
         found.append(similarity * similarity.abs())
     return torch.stack(found).mean(0)
 
 
-def _unfit(views: Mapping[str, LayerView], errors: Tensor) -> dict[str, str]:
-    """Return by layer why it has no such reach, a clause; empty where it has."""
+def _unfit(views: Mapping[str, LayerView], errors: Tensor) -> tuple[dict[str, str], set[str]]:
+    """Return why layers have no such reach, clauses, and those that keep samples apart."""
     found = {name: _too_much(view, errors.shape[1]) for name, view in views.items()}
     mixed = {
         name: share
         for name, view in views.items()
         if not found[name]
-        for share in [_mixing(view)]
+        for share in [mixing(view)]
         if share is not None
     }
     shares = dict(zip(mixed, fetched(list(mixed.values())), strict=True))
     for name in views:
-        if not found[name] and (name not in shares or shares[name] > _SAME):
+        # A dead layer has 0 / 0 and mixes nothing.
+        if not found[name] and (name not in shares or shares[name][0] > _SAME):
             found[name] = "the way to its entry mixes units"
-    return found
+    return found, {name for name, share in shares.items() if share[1] <= _SAME}
 
 
 def _too_much(view: LayerView, directions: int) -> str:
     weight = view.gradients[0]
     if weight is None:
         return "its weight is frozen"
+    assert view.preactivation is not None
     if not directions:
         return "the errors are zero"
     if directions > MOST_DIRECTIONS:
         return f"the errors have {directions} directions, more than {MOST_DIRECTIONS}"
-    if directions * weight.numel() > LARGEST:
-        return f"its gradients along {directions} directions of the error have too many numbers"
+    if directions * max(weight.numel(), view.preactivation.numel()) > LARGEST:
+        return f"its signals along {directions} directions of the error have too many numbers"
     return ""
-
-
-def _mixing(view: LayerView) -> Tensor | None:
-    """Return how far the way from the units to the entry is from acting on each by itself."""
-    layer, units = view.layer, _unit_of_entries(view.layer)
-    if units is None:
-        return None
-    drawn = torch.randn(layer.channels, generator=generator(0, "signs", layer.name))
-    like = view.preactivation
-    assert like is not None
-    signs = drawn.sign().to(like)
-    plain = _carried(view, torch.ones(len(like)).to(like))
-    given = signs[units.to(like.device)].expand(len(like), *layer.entry_shape)
-    image = view.capture.to_preactivation(layer, given.contiguous())
-    shape = [1] * like.dim()
-    shape[1 if layer.is_convolution else -1] = -1
-    # A dead layer has 0 / 0 and mixes nothing.
-    return (image - plain * signs.reshape(shape)).norm() / plain.norm()
-
-
-def _unit_of_entries(layer: Layer) -> Tensor | None:
-    """Return which unit (channel) every place of the entry belongs to, in the entry's shape."""
-    shape, units = layer.entry_shape, torch.arange(layer.channels)
-    if shape[layer.entry_channel_axis] == layer.channels:
-        view = [1] * len(shape)
-        view[layer.entry_channel_axis] = -1
-        return units.reshape(view).expand(shape)
-    if len(shape) > 1 or shape[0] % layer.channels:
-        return None
-    # Flattened: channels come first for a convolution, last for linear layers on positions.
-    places = shape[0] // layer.channels
-    return units.repeat_interleave(places) if layer.is_convolution else units.repeat(places)
-
-
-def _carried(view: LayerView, direction: Tensor) -> Tensor:
-    """Return what one number a sample, the same at all entries, is at the pre-activation."""
-    assert view.entry is not None
-    column = direction.reshape(-1, *(1 for _ in view.layer.entry_shape)).to(view.entry)
-    return view.capture.to_preactivation(view.layer, column.expand_as(view.entry).contiguous())
-
-
-def _chosen(snapshot: Snapshot, signal: Tensor) -> Tensor:
-    return snapshot.fold.reshape(-1, *(1 for _ in signal.shape[1:])).to(signal)
-
-
-def _gradient(view: LayerView, signal: Tensor) -> Tensor:
-    weight, _ = view.capture.weight_gradient(view.layer, signal)
-    assert weight is not None
-    return _by_unit(view, weight)
-
-
-def _by_unit(view: LayerView, weight: Tensor) -> Tensor:
-    """Return a weight's gradient with one row for every unit, ``(n_units, n_inputs)``."""
-    module = view.capture.module_of(view.layer)
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        groups = weight.unflatten(0, (module.groups, -1)).transpose(1, 2)
-        return groups.flatten(0, 1).flatten(1)
-    return weight.flatten(1)

@@ -19,6 +19,7 @@ def evaluated(
     *,
     parameters: Mapping[str, Tensor],
     precision: torch.dtype,
+    loss_precision: torch.dtype | None = None,
 ) -> Tensor:
     """Return the loss with other parameters, and leave the buffers of the model alone.
 
@@ -29,6 +30,9 @@ def evaluated(
         y: Targets.
         parameters: By name; those left out stay as they are.
         precision: Floating type in which parameters, buffers and batch are taken.
+        loss_precision: That in which the output is handed to the loss, with its targets, so that
+            small changes are not lost in the rounding of one number; None for ``precision``.
+            Outputs other than tensors, tuples, lists and dictionaries stay as they are.
 
     Returns:
         Scalar, detached.
@@ -38,12 +42,25 @@ def evaluated(
     cast = {name: _cast(tensor.detach(), precision) for name, tensor in tensors.items()}
     # What the forward pass writes into buffers must not reach the model's own.
     cast = {name: t.clone() if t.dtype == tensors[name].dtype else t for name, t in cast.items()}
-    batch, target = _cast_all(x, precision), _cast_all(y, precision)
+    batch, target = _cast_all(x, precision), _cast_all(y, loss_precision or precision)
     named = dict(batch) if isinstance(batch, Mapping) else {}
     given = () if named else batch if isinstance(batch, tuple) else (batch,)
     with torch.no_grad():
         output = torch.func.functional_call(model, cast, given, named)
+        if loss_precision is not None:
+            output = _cast_output(output, loss_precision)
         return loss_function(output, target).detach()
+
+
+def _cast_output(output: Any, precision: torch.dtype) -> Any:
+    """Return an output with its tensors in a floating type, of the same kind."""
+    if isinstance(output, Tensor):
+        return _cast(output, precision)
+    if type(output) is dict:
+        return {name: _cast_output(each, precision) for name, each in output.items()}
+    if type(output) in {tuple, list}:
+        return type(output)(_cast_output(each, precision) for each in output)
+    return output
 
 
 def _cast_all(batch: Any, precision: torch.dtype) -> Any:

@@ -252,11 +252,15 @@ class Jacobian:
         leaks: list[tuple[str, Tensor]] = []
 
         def look(layer: Layer, _site: str, signal: Tensor) -> None:
-            leaks.append((layer.name, signal[~mask].abs().amax()))
+            inside = mask.reshape(-1, *(1 for _ in signal.shape[1:]))
+            leaks.append((layer.name, signal.masked_fill(inside, 0.0).abs().amax()))
 
         with self._watched(look) as backward:
             backward(noise * mask[:, None])
-        leaking = [name for name, leak in leaks if float(leak) > 0.0]
+        # All are fetched at once: a look at each would wait for the device as often.
+        each = [(leak > 0).to(rows.device) for _, leak in leaks]
+        found = torch.stack(each).tolist() if each else []
+        leaking = [name for (name, _), leaks_out in zip(leaks, found, strict=True) if leaks_out]
         if leaking:
             msg = (
                 f"The signal of one sample reaches others at {', '.join(dict.fromkeys(leaking))} "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final
@@ -14,18 +14,42 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from alignlab.engine.evaluation import evaluated
 from alignlab.engine.forward import is_compiled, plainly
+from alignlab.engine.repeating import Recording, Resuming, instead
 
 if TYPE_CHECKING:
     from alignlab.engine.capture import Capture
     from alignlab.engine.layout import Layout
     from alignlab.sites import Layer
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "loss_of"]
 
-MOST_KEPT = 2**28
-"""Entries of kept outputs above which every run computes all of the forward pass."""
 
-Action = Callable[..., Tensor]
+def loss_of(
+    capture: Capture,
+    parameters: Mapping[str, Tensor],
+    *,
+    precision: torch.dtype,
+    loss_precision: torch.dtype | None = None,
+) -> Tensor:
+    """Return the loss of a captured batch with other parameters, as ``Capture.evaluate`` does.
+
+    Args:
+        capture: A forward pass.
+        parameters: Values by name; those left out stay as they are.
+        precision: Floating type in which parameters, buffers and batch are taken.
+        loss_precision: That in which the loss is taken of the output; None for the same.
+
+    Returns:
+        Scalar, detached.
+    """
+    compiled = is_compiled(capture.model)
+    with capture.state.again(capture.model), plainly(compiled=compiled):
+        return evaluated(
+            *(capture.model, capture.loss_function, capture.x, capture.y),
+            parameters=parameters,
+            precision=precision,
+            loss_precision=loss_precision,
+        )
 
 
 @final
@@ -33,11 +57,11 @@ class Replay:
     """The loss at parameters, and that with some parameters changed or pre-activations moved.
 
     Every run has the batch, the random states and the buffers of the captured pass, and nothing of
-    it remains in the model. Layers that run before the first thing that was changed return what
-    they returned in the first run, without computing it again.
+    it remains in the model. Modules that end before anything that was changed can act on them
+    return what they returned in the first run, without computing it again; not where they drew
+    numbers then, or changed their inputs or what they hold.
 
     Attributes:
-        precision: Floating type of all runs.
         loss: That of the first run, in which nothing is changed, a scalar.
     """
 
@@ -46,26 +70,30 @@ class Replay:
         capture: Capture,
         *,
         precision: torch.dtype,
+        loss_precision: torch.dtype | None = None,
         parameters: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Run the forward pass once.
+        """Run the forward pass once, and a second time from its end.
 
         Args:
             capture: A forward pass, held open.
             precision: Floating type in which parameters, buffers and batch are taken.
+            loss_precision: That in which the loss is taken of the output; None for the same.
             parameters: Values by name that take the place of the present ones in all runs.
         """
         self._capture: Final = capture
-        self._compiled: Final = is_compiled(capture.model)
         self._parameters: Final = dict(parameters)
-        self._modules: Final = {each.module: capture.module_of(each) for each in capture.layers}
+        layers = {each.module: capture.module_of(each) for each in capture.layers}
+        self._modules: Final = _around(capture.model, layers) | layers
         self._owners: Final = _owners(capture.model, self._modules)
         self._first_use: Final = _first_use(capture.layout, capture.model)
-        self._order: Final[dict[str, int]] = {}
-        self._kept: Final[list[Tensor | None]] = []
-        self._n_kept = 0
-        self.precision: Final = precision
-        self.loss: Final = self._run({}, _Recording(self._order, self._keep))
+        self._precisions: Final = (precision, loss_precision)
+        first = Recording(frozenset(layers))
+        self.loss: Final = self._run({}, first)
+        self._order: Final = first.order
+        self._done = first.done
+        if not self._repeats():
+            self._done = {name: one for name, one in first.done.items() if name in first.order}
 
     def changed(
         self,
@@ -84,8 +112,10 @@ class Replay:
         """
         starts = [self._order.get(call, 0) for name in parameters for call in self._calls_of(name)]
         starts += [self._order.get(name, 0) for name in moved]
-        start = min(starts, default=len(self._kept))
-        return self._run(parameters, _Resuming(self._kept[:start], moved))
+        start = min(starts, default=len(self._order))
+        running = {owner for name in parameters for owner in self._owners.get(name, ())}
+        follow = Resuming(self._done, self._order, start, running=running, moved=moved)
+        return self._run(parameters, follow)
 
     def can_move(self, layer: Layer) -> bool:
         """Return whether a layer's call can be told from others of its module.
@@ -101,89 +131,44 @@ class Replay:
 
         A call that the graph knows may have run before without a gradient, under its own name.
         """
-        return [self._first_use.get(parameter, ""), *self._owners.get(parameter, ())]
+        layers = [name for name in self._owners.get(parameter, ()) if name in self._order]
+        return [self._first_use.get(parameter, ""), *layers]
 
-    def _keep(self, module: nn.Module, output: Tensor) -> None:
-        """Keep the output of a call that does nothing but return it, while there is room."""
-        is_plain = type(module).__module__.startswith("torch.nn.modules.")
-        has_effects = is_parametrized(module) or next(module.buffers(), None) is not None
-        self._n_kept += output.numel()
-        is_kept = is_plain and not has_effects and self._n_kept <= MOST_KEPT
-        # What follows may change the output in place.
-        self._kept.append(output.detach().clone() if is_kept else None)
+    def _repeats(self) -> bool:
+        """Return whether the loss is the same where all that can be is given again."""
+        nothing_runs = Resuming(self._done, self._order, len(self._order) + 1)
+        try:
+            return torch.equal(self._run({}, nothing_runs), self.loss)
+        except Exception:
+            # What the model misses then, its modules leave in a way that nobody has seen.
+            return False
 
-    def _run(self, parameters: Mapping[str, Tensor], follow: _Recording | _Resuming) -> Tensor:
-        given = self._capture
-        with given.state.again(given.model), plainly(compiled=self._compiled), ExitStack() as stack:
+    def _run(self, parameters: Mapping[str, Tensor], follow: Recording | Resuming) -> Tensor:
+        precision, loss_precision = self._precisions
+        with ExitStack() as stack:
             for name, module in self._modules.items():
-                stack.enter_context(_instead(module, partial(follow, name, module)))
-            return evaluated(
-                *(given.model, given.loss_function, given.x, given.y),
-                parameters=self._parameters | dict(parameters),
-                precision=self.precision,
+                stack.enter_context(instead(module, partial(follow, name, module)))
+            return loss_of(
+                self._capture,
+                self._parameters | dict(parameters),
+                precision=precision,
+                loss_precision=loss_precision,
             )
 
 
-class _Recording:
-    """Notes in which order calls end, and hands their outputs on."""
+def _around(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Return the modules that a model is made of beside its layers, by name.
 
-    def __init__(self, order: dict[str, int], keep: Callable[[nn.Module, Tensor], None]) -> None:
-        self._order, self._keep = order, keep
-        self._names = _Names()
-
-    def __call__(
-        self, name: str, module: nn.Module, plain: Action, *arguments: Any, **named: Any
-    ) -> Tensor:
-        output = plain(*arguments, **named)
-        self._order[self._names.following(name)] = len(self._order)
-        self._keep(module, output)
-        return output
-
-
-class _Resuming:
-    """Returns what was kept of the first calls, and adds to the outputs of others."""
-
-    def __init__(self, kept: list[Tensor | None], moved: Mapping[str, Tensor]) -> None:
-        self._kept, self._moved = kept, moved
-        self._names = _Names()
-        self._number = 0
-
-    def __call__(
-        self, name: str, _module: nn.Module, plain: Action, *arguments: Any, **named: Any
-    ) -> Tensor:
-        number, call = self._number, self._names.following(name)
-        self._number += 1
-        kept = self._kept[number] if number < len(self._kept) else None
-        output = plain(*arguments, **named) if kept is None else kept.clone()
-        by = self._moved.get(call)
-        return output if by is None else output + by.to(output)
-
-
-class _Names:
-    """Names of calls: that of the module, with ``@k`` from the second on."""
-
-    def __init__(self) -> None:
-        self._count: dict[str, int] = {}
-
-    def following(self, module: str) -> str:
-        """Return the name of a module's next call."""
-        count = self._count[module] = self._count.get(module, 0) + 1
-        return module if count == 1 else f"{module}@{count}"
-
-
-@contextmanager
-def _instead(module: nn.Module, action: Callable[..., Tensor]) -> Iterator[None]:
-    """Let calls of one module run an action, which is given what would have run."""
-    own = vars(module)
-    had, before = "forward" in own, own.get("forward")
-    own["forward"] = partial(action, module.forward)
-    try:
-        yield
-    finally:
-        if had:
-            own["forward"] = before
-        else:
-            del own["forward"]
+    Those that compute weights are parts of the modules that hold them.
+    """
+    seen = {id(model), *(id(each) for layer in layers.values() for each in layer.modules())}
+    found = {}
+    for name, module in model.named_modules():
+        if id(module) in seen or isinstance(module, torch.jit.ScriptModule):
+            continue
+        if not is_parametrized(module):
+            found[name] = module
+    return found
 
 
 def _module_of(call: str) -> str:
@@ -191,7 +176,7 @@ def _module_of(call: str) -> str:
 
 
 def _owners(model: nn.Module, modules: Mapping[str, nn.Module]) -> dict[str, list[str]]:
-    """Return the modules of layers that hold each parameter, by its name."""
+    """Return the modules that hold each parameter, themselves or in others, by its name."""
     names = {id(p): name for name, p in model.named_parameters()}
     found: dict[str, list[str]] = {}
     for module, each in modules.items():
@@ -206,7 +191,7 @@ def _first_use(layout: Layout, model: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     seen: set[Any] = set()
     for call in layout.calls:
-        stack = [call.output_edge.node]
+        stack: list[Any] = [call.output_edge.node]
         while stack:
             node = stack.pop()
             if node is None or node in seen:

@@ -22,7 +22,7 @@ __all__ = ["BOTTLENECK_ATLAS"]
 BOUND = ("width_bound", "width_bound_low", "width_bound_high")
 COSINE = "cosine_error_signal_flat"
 CHANCE = (f"{COSINE}_null_low", f"{COSINE}_null_high")
-ABOVE, LIFTS = "narrowest_width_above", "width_that_lifts"
+ABOVE, LIFTS, BELOW = "narrowest_width_above", "width_that_lifts", "width_limit_from_below"
 
 
 def _rows(ds: xr.Dataset) -> pd.DataFrame:
@@ -30,13 +30,15 @@ def _rows(ds: xr.Dataset) -> pd.DataFrame:
     table = tidy(
         entry,
         ("rule", "layer"),
-        variables=[*BOUND, COSINE, *CHANCE, LIFTS],
+        variables=[*BOUND, BELOW, COSINE, *CHANCE, LIFTS],
         coords=("depth", "is_output", "width"),
     )
     table = table.dropna(how="all", subset=list(BOUND)).reset_index(drop=True)
     above = tidy(entry, ("layer",), variables=[ABOVE]) if ABOVE in entry else None
     widths = {} if above is None else dict(zip(above["layer"], above[ABOVE], strict=True))
     table[ABOVE] = [widths.get(layer, np.nan) for layer in table["layer"]]
+    # Where nothing is narrow there is nothing to lift.
+    table[LIFTS] = table[LIFTS].where(table[ABOVE].notna())
     table["n_classes"] = ds.attrs.get("n_classes", np.nan)
     table["error_rank"] = float(ds["error_rank"]) if "error_rank" in ds else np.nan
     return table
@@ -67,14 +69,20 @@ def _cosines(axis: Axes, table: pd.DataFrame, *, lanes: Lanes) -> list[Artist]:
         axis.hlines(height, low, high, color=color, linewidth=1.2)
         axis.vlines(bound, height - half, height + half, color=color, linewidth=1.8)
         axis.scatter(bound, height, s=4.0, marker="|", color=color, linewidth=0.8)
+        below = own[BELOW].to_numpy(float)
+        axis.scatter(below, height, s=20, marker="4", color=color, linewidth=0.8)
         _styles.mark(axis, found, height, color=color, marker=marker, area=lanes.marker_area)
         entries.append(_styles.entry(f"measured, {rule}", color=color, marker=marker))
-        entries.append(_styles.entry(f"width bound, {rule}", color=color, marker="|"))
+    entries.append(_styles.entry("width bound", color=_styles.TRUE, marker="|"))
+    if np.isfinite(table[BELOW].to_numpy(float)).any():
+        entries.append(
+            _styles.entry("limit of learning from below", color=_styles.TRUE, marker="4")
+        )
     entries.append(_styles.band_entry("95% by chance"))
     axis.axvline(0, color=_styles.GREY, linewidth=0.6)
     axis.axvline(1, color=_styles.GREY, linewidth=0.6)
-    left, _ = axis.get_xlim()
-    axis.set_xlim(max(-1.03, min(left, -0.03)), 1.03)
+    lowest = np.nanmin([0.0, *np.ravel(table[[COSINE, *CHANCE]].to_numpy(float))])
+    axis.set_xlim(max(float(lowest), -1.0) - 0.04, 1.04)
     axis.set_xlabel("flattened cosine at the entry")
     return entries
 
@@ -86,15 +94,16 @@ def _widths(axis: Axes, table: pd.DataFrame, *, lanes: Lanes) -> list[Artist]:
     width = layers[ABOVE].to_numpy(float)
     axis.hlines(rows, 1, width, color=_styles.CHANCE)
     axis.scatter(width, rows, s=14, color=_styles.TRUE, zorder=3)
-    entries: list[Artist] = [_styles.entry("width there is", color=_styles.TRUE)]
+    entries: list[Artist] = [
+        _styles.entry("width there is", color=_styles.TRUE),
+        _styles.entry("width that lifts the limit", color=_styles.TRUE, filled=False),
+    ]
     for rule, (color, marker) in lanes.styles.items():
         own = table[table["rule"] == rule].dropna(subset=[LIFTS])
         height = np.array([lanes.lane(layer, rule) for layer in own["layer"]])
         needed = own[LIFTS].to_numpy(float)
         area = lanes.marker_area
         _styles.mark(axis, needed, height, color=color, marker=marker, area=area, filled=False)
-        label = f"width that lifts the limit, {rule}"
-        entries.append(_styles.entry(label, color=color, marker=marker, filled=False))
     _styles.logarithmic(axis)
     axis.set_xlabel("units")
     for column, style, name in (("n_classes", "--", "classes"), ("error_rank", ":", "error rank")):
@@ -111,11 +120,12 @@ BOTTLENECK_ATLAS = Figure(
     title="Bottlenecks: what width allows and what is there",
     caption=(
         "Left: the cosine that the narrowest place above each layer allows under direct feedback "
-        "(bars; exact for linear networks, lines span the feedback draws) and the cosine measured "
-        "(markers) with its 95% chance band. A marker at its bar is limited by that width, one far "
-        "below has another cause. Right: the narrowest width above (black) and the width from "
-        "which the bound is at least 0.99 (open markers); a black mark left of an open one "
-        "limits the layer."
+        "(bars; exact for linear networks, lines span the feedback draws), the limit that the "
+        "narrowest place below sets to what weights can learn (tripods; no bound of the weights "
+        "there are), and the cosine measured (markers) with its 95% chance band. A marker at its "
+        "bar is limited by that width, one far below both has another cause. Right: the narrowest "
+        "width above (black) and the width from which the bound is at least 0.99 (open); a black "
+        "mark left of an open one limits the layer."
     ),
     needs=("width_bound", COSINE, LIFTS),
     rows=_rows,

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from alignlab.kernels.cosines import wide
 
-__all__ = ["condition_number", "cosine_with_identity", "restricted", "symmetric_minimum"]
+__all__ = [
+    "condition_number",
+    "cosine_with_identity",
+    "restricted",
+    "symmetric_eigenvalues",
+    "symmetric_minimum",
+]
 
 
 def restricted(matrix: Tensor, basis: Tensor) -> Tensor:
@@ -59,16 +65,32 @@ def cosine_with_identity(matrix: Tensor) -> Tensor:
     return result
 
 
+def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
+    """Return the eigenvalues of the symmetric part, over the largest singular value, descending.
+
+    Args:
+        matrix: Shape ``(..., r, r)``.
+
+    Returns:
+        Dimensionless, in [-1, 1], float64, shape ``(..., r)``; NaN for the zero matrix.
+
+    Example:
+        >>> symmetric_eigenvalues(torch.tensor([[2.0, 2.0], [-2.0, -1.0]])).tolist()[0]
+        0.6...
+    """
+    matrix = wide(matrix)
+    values = torch.linalg.eigvalsh((matrix + matrix.mT) / 2.0).flip(-1)
+    result: Tensor = values / torch.linalg.matrix_norm(matrix, 2).unsqueeze(-1)
+    return result
+
+
 def symmetric_minimum(matrix: Tensor) -> Tensor:
     """Return the smallest eigenvalue of the symmetric part, over the largest singular value.
 
     Args:
-        matrix: Shape ``(r, r)``.
+        matrix: Shape ``(..., r, r)``.
 
     Returns:
-        Dimensionless, in [-1, 1]; positive where every error descends.
+        Dimensionless, in [-1, 1], shape ``(...)``; positive where every error descends.
     """
-    matrix = wide(matrix)
-    smallest = torch.linalg.eigvalsh((matrix + matrix.mT) / 2.0)[..., 0]
-    result: Tensor = smallest / torch.linalg.matrix_norm(matrix, 2)
-    return result
+    return symmetric_eigenvalues(matrix)[..., -1]

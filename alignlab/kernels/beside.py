@@ -87,8 +87,8 @@ def products(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         second: The same shape.
 
     Example:
-        >>> products(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0]))
-        (tensor(3., dtype=torch.float64), tensor(5., dtype=torch.float64), tensor(9., dtype=torch.float64))
+        >>> [each.item() for each in products(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0]))]
+        [3.0, 5.0, 9.0]
     """
     size = _CHUNK if first.device.type == "cpu" else max(first.numel(), 1)
     parts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +65,8 @@ def radial_power(signal: Tensor) -> Tensor:
     band = torch.bucketize(radius.flatten() - 1e-9, RADIAL_EDGES)
     band = band.clamp_max(len(RADIAL_EDGES) - 1).to(power.device)
     shares = power.new_zeros(len(RADIAL_EDGES)).index_add_(0, band, power.flatten())
-    return shares / shares.sum()
+    result: Tensor = shares / shares.sum()
+    return result
 
 
 def structured_share(module: nn.Module, below: Tensor, above: Tensor) -> Tensor:
@@ -93,7 +95,8 @@ def structured_share(module: nn.Module, below: Tensor, above: Tensor) -> Tensor:
     projected = rows @ torch.linalg.pinv(overlaps, hermitian=True, rtol=1e-9)
     first, second = below.flatten(1), above.flatten(1)
     energy = ((first @ first.T) * (second @ second.T)).sum()
-    return ((projected * rows).sum() / energy).clamp_min(0.0).sqrt()
+    result: Tensor = ((projected * rows).sum() / energy).clamp_min(0.0).sqrt()
+    return result
 
 
 def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
@@ -117,8 +120,10 @@ def design(module: nn.Module, signal: Tensor, shape: torch.Size) -> Tensor:
     by_place = signal.flatten(2).permute(2, 0, 1).contiguous()
     result = signal.new_zeros(prod(shape[2:]), shape[0], taps, channels)
     for tap in range(taps):
-        acting = read[:, tap] >= 0
-        source, target = acting.nonzero().flatten(), read[acting, tap]
+        # Geometry lies on the host; nothing waits for the device.
+        where = read.numpy()[:, tap]
+        source = torch.as_tensor(np.flatnonzero(where >= 0))
+        target = torch.as_tensor(where[where >= 0])
         brought = by_place[source.to(signal.device)]
         result[:, :, tap].index_add_(0, target.to(signal.device), brought)
     return result.flatten(2).permute(1, 2, 0)

@@ -31,8 +31,7 @@ def step_bound(product: Tensor, curvature: Tensor, squared_norm: Tensor) -> Tens
     product. With L a bound of the curvature at all points it is the descent guarantee of smooth
     losses, which no number measured at one point gives.
 
-    Source: Nesterov 2004, Introductory Lectures on Convex Optimization, section 1.2 (descent
-    lemma); for updates that are no gradients, our derivation.
+    Source: textbook (descent lemma); for updates that are no gradients, our derivation.
 
     Args:
         product: :math:`\langle g, \hat g\rangle`, shape ``(...)``.
@@ -60,8 +59,7 @@ def step_efficiency(product: Tensor, squared_norm: Tensor, squared_norm_true: Te
     :math:`\langle g,\hat g\rangle^2/(2L\|\hat g\|^2) = c^2\|g\|^2/(2L)`, that along g by
     :math:`\|g\|^2/(2L)`. Where the update does not descend no step along it lowers the loss.
 
-    Source: the decrease is textbook (Nesterov 2004, section 1.2); for updates that are no
-    gradients, our derivation.
+    Source: textbook; for updates that are no gradients, our derivation.
 
     Args:
         product: :math:`\langle g, \hat g\rangle`, shape ``(...)``.
@@ -100,7 +98,7 @@ class Leading:
 
 
 def leading_eigenvalue(
-    apply: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 6
+    apply: Callable[[Tensor], Tensor], start: Tensor, *, steps: int = 5
 ) -> Leading:
     r"""Return the most positive eigenvalue of a symmetric operator by Lanczos iteration.
 
@@ -128,7 +126,9 @@ def leading_eigenvalue(
         4.0
     """
     kept: list[Tensor] = []
-    diagonal, beside, apart = [], [], []
+    diagonal: list[Tensor] = []
+    beside: list[Tensor] = []
+    apart: list[Tensor] = []
     vector = wide(start) / wide(start).norm()
     for _ in range(min(steps, start.numel())):
         kept.append(vector)

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from alignlab.kernels.cosines import wide
-from alignlab.kernels.similarity import centred
 
 __all__ = [
     "PENALTIES",
-    "centred_gram",
     "explained_share",
     "held_out_accuracy",
     "held_out_residuals",
@@ -22,22 +20,6 @@ __all__ = [
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Penalties among which a probe chooses, in units of the mean energy of a sample."""
-
-
-def centred_gram(rows: Tensor) -> Tensor:
-    """Return products of all pairs of samples about their mean, of mean energy one.
-
-    Args:
-        rows: One row per sample, shape ``(..., n_samples, n)``.
-
-    Returns:
-        Float64, shape ``(..., n_samples, n_samples)``, its diagonal of mean 1; zero where the
-        rows do not differ.
-    """
-    rows = centred(rows)
-    gram = rows @ rows.mT
-    energy = torch.diagonal(gram, dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    return torch.where(energy > 0, gram / energy, 0.0)
 
 
 def held_out_residuals(
@@ -51,7 +33,7 @@ def held_out_residuals(
     other folds. Source: the block form of leaving one out (our derivation).
 
     Args:
-        gram: Of ``centred_gram``, shape ``(n_samples, n_samples)``.
+        gram: Of ``similarity.centred_gram``, shape ``(n_samples, n_samples)``.
         targets: Shape ``(..., n_samples, n_targets)``.
         folds: Indices of the samples of each fold, together all of them, at least two.
         penalties: To choose among, each positive.
@@ -135,7 +117,7 @@ def explained_share(gram: Tensor, targets: Tensor, *, penalty: Tensor) -> tuple[
     expectation is our derivation.
 
     Args:
-        gram: Of ``centred_gram``, shape ``(..., n_samples, n_samples)``.
+        gram: Of ``similarity.centred_gram``, shape ``(..., n_samples, n_samples)``.
         targets: Shape ``(n_samples, n_targets)``.
         penalty: Positive, in units of the mean energy of a sample, shape ``(...)``.
 
@@ -152,9 +134,7 @@ def explained_share(gram: Tensor, targets: Tensor, *, penalty: Tensor) -> tuple[
     return fitted / targets.square().sum(), trace / (gram.shape[-1] - 1)
 
 
-def _residuals(
-    gram: Tensor, targets: Tensor, folds: Sequence[Tensor], penalty: float
-) -> Tensor:
+def _residuals(gram: Tensor, targets: Tensor, folds: Sequence[Tensor], penalty: float) -> Tensor:
     apart = penalty * _inverse(gram, gram.new_tensor(penalty)) - 1.0 / gram.shape[-1]
     missed = apart @ targets
     result = torch.empty_like(missed)

@@ -50,7 +50,9 @@ def mean_input(module: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(weight, Tensor)
     with torch.enable_grad():
         probe = torch.zeros_like(wide(weight.detach())).requires_grad_()
-        output = linear_part(module, wide(x).mean(0, keepdim=True), probe)
+        x = x.cpu() if x.device.type == "mps" else x
+        mean = x.mean(0, keepdim=True, dtype=torch.float64)
+        output = linear_part(module, mean, probe)
         axis = -1 if isinstance(module, nn.Linear) else 1
         (total,) = torch.autograd.grad(output.sum(), probe)
     return by_output(module, total / (output.numel() // output.shape[axis]))
@@ -110,23 +112,24 @@ def inherited_drift(weight: Tensor, weight_change: Tensor, input_change: Tensor)
     return torch.stack(parts, -2)
 
 
-def term_shares(terms: Tensor) -> Tensor:
-    r"""Return the share of each term in their sum, :math:`\langle t_k, t\rangle/\|t\|^2`.
+def term_shares(terms: Tensor, total: Tensor) -> Tensor:
+    r"""Return the share of each term in a sum, :math:`\langle t_k, t\rangle/\|t\|^2`.
 
     Args:
         terms: Shape ``(..., n_terms, n)``.
+        total: The sum of which they are terms, shape ``(..., n)``.
 
     Returns:
-        Dimensionless, shape ``(..., n_terms)``, float64. They add up to 1; where terms cancel
-        single ones lie outside of [0, 1]. NaN where the sum is zero.
+        Dimensionless, shape ``(..., n_terms)``, float64. Those of all terms add up to 1; where
+        terms cancel single ones lie outside of [0, 1]. NaN where the sum is zero.
 
     Example:
-        >>> term_shares(torch.tensor([[3.0, 0.0], [1.0, 0.0], [0.0, 0.0]])).tolist()
+        >>> terms = torch.tensor([[3.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+        >>> term_shares(terms, terms.sum(0)).tolist()
         [0.75, 0.25, 0.0]
     """
-    terms = wide(terms)
-    largest = terms.abs().amax((-2, -1), keepdim=True)
-    terms = terms / torch.where(largest > 0, largest, 1.0)
-    total = terms.sum(-2, keepdim=True)
+    total = wide(total)[..., None, :]
+    largest = total.abs().amax((-2, -1), keepdim=True)
+    terms, total = wide(terms) / largest, total / largest
     result: Tensor = (terms * total).sum(-1) / total.square().sum(-1)
     return result

@@ -8,7 +8,14 @@ from torch import Tensor
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.ranks import participation_ratio
 
-__all__ = ["OPEN", "gate_participation", "gate_size", "open_share", "silent_units"]
+__all__ = [
+    "OPEN",
+    "gate_energies",
+    "gate_participation",
+    "gate_size",
+    "open_share",
+    "silent_units",
+]
 
 OPEN = 0.19
 """Share of its largest value from which a gate counts as open.
@@ -17,41 +24,51 @@ For tanh that is an activation of at most 0.9, the bound of DFA-Stall (repositor
 """
 
 
-def gate_participation(gates: Tensor) -> Tensor:
-    r"""Return :math:`(\sum_k u_k)^2 / (n \sum_k u_k^2)`, :math:`u_k` the mean squared gate.
+def gate_energies(gates: Tensor) -> Tensor:
+    r"""Return the mean squared gate of every unit, :math:`u_k = \overline{\varphi_k'^2}`.
+
+    Args:
+        gates: Derivatives of the activation, shape ``(..., n_samples, n)``.
+
+    Returns:
+        Dimensionless, at least 0, shape ``(..., n)``, float64.
+    """
+    return wide(gates).square().mean(-2)
+
+
+def gate_participation(energies: Tensor) -> Tensor:
+    r"""Return :math:`(\sum_k u_k)^2 / (n \sum_k u_k^2)`.
 
     Source: DFA-Stall (repository).
 
     Args:
-        gates: Derivatives of the activation, shape ``(..., n_samples, n)``.
+        energies: Of ``gate_energies``, shape ``(..., n)``.
 
     Returns:
         Dimensionless, in [1/n, 1], shape ``(...)``, float64: 1 where all units pass as much, 1/n
         where one passes everything; NaN where none passes anything.
 
     Example:
-        >>> gate_participation(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
+        >>> gate_participation(torch.tensor([1.0, 0.0])).item()
         0.5
     """
-    largest = wide(gates).abs().amax((-2, -1), keepdim=True)
-    energies = (wide(gates) / largest).square().mean(-2)
-    return (participation_ratio(energies) / gates.shape[-1]).clamp_max(1.0)
+    return (participation_ratio(wide(energies)) / energies.shape[-1]).clamp_max(1.0)
 
 
-def gate_size(gates: Tensor) -> Tensor:
-    r"""Return the root mean square gate, :math:`\sqrt{\overline{\varphi'^2}}`.
+def gate_size(energies: Tensor) -> Tensor:
+    r"""Return the root mean square gate, :math:`\sqrt{\bar u}`.
 
     Args:
-        gates: Derivatives of the activation, shape ``(..., n_samples, n)``.
+        energies: Of ``gate_energies``, shape ``(..., n)``.
 
     Returns:
         Dimensionless, at least 0, shape ``(...)``, float64.
 
     Example:
-        >>> gate_size(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item() ** 2
+        >>> gate_size(torch.tensor([0.25, 0.25])).item()
         0.5
     """
-    return wide(gates).square().mean((-2, -1)).sqrt()
+    return torch.sqrt(wide(energies).mean(-1))
 
 
 def open_share(gates: Tensor, *, largest: Tensor) -> Tensor:
@@ -72,9 +89,9 @@ def open_share(gates: Tensor, *, largest: Tensor) -> Tensor:
         >>> open_share(gates, largest=torch.tensor(1.0)).tolist()
         [1.0, 0.0]
     """
-    sizes = wide(gates).abs()
-    is_open = (sizes >= OPEN * wide(largest)) & (sizes > 0)
-    return is_open.double().mean(-2)
+    sizes = gates.abs()
+    is_open = (sizes >= OPEN * largest) & (sizes > 0)
+    return is_open.sum(-2).double() / gates.shape[-2]
 
 
 def silent_units(signal: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def gradient_noise(gram: Tensor, *, samples: float) -> Noise:
         c = \frac{1}{\sqrt{1 + B_{noise}/B}}
         = \sqrt{\widehat{\|G\|^2}} \Big/ \Big\|\tfrac1K\sum_k m_k\Big\|.
 
-    Both estimates are unbiased; they are those of two batch sizes, b and B, after McCandlish et
-    al. 2018. The last step is our derivation: the estimates add up to the squared norm of the
+    Both estimates are unbiased; they are those of two batch sizes, b and B (after McCandlish et
+    al. 2018). The last step is our derivation: the estimates add up to the squared norm of the
     batch's own gradient. Their ratio and its root are biased where the estimates spread.
     With noise in many directions the batch's gradient is :math:`G` plus a vector orthogonal to it,
     and c is their cosine; in general it is the mean projection on :math:`G` over the root mean

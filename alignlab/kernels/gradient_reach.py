@@ -38,7 +38,8 @@ def reached_in_sample(gradient: Tensor, directions: Tensor) -> Tensor:
     gram, moments = _equations(wide(gradient), wide(directions))
     inverse = torch.linalg.pinv(gram, hermitian=True, rtol=_TOLERANCE)
     reached = (moments * (inverse @ moments)).sum((-3, -2, -1))
-    return reached / wide(gradient).square().sum((-2, -1))
+    share: Tensor = reached / wide(gradient).square().sum((-2, -1))
+    return share
 
 
 def reached_held_out(gradients: tuple[Tensor, Tensor], directions: tuple[Tensor, Tensor]) -> Tensor:

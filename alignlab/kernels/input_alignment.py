@@ -92,8 +92,7 @@ def score_of_noise(n_out: int, n_in: int) -> float:
 def _size(weight: Tensor) -> Tensor:
     """Return the Frobenius norm of W^T W."""
     gram = weight @ weight.mT if weight.shape[-2] <= weight.shape[-1] else weight.mT @ weight
-    result: Tensor = gram.square().sum((-2, -1)).sqrt()
-    return result
+    return torch.sqrt(gram.square().sum((-2, -1)))
 
 
 def _scaled(weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from alignlab.errors import InputError
+from alignlab.kernels.bidiagonal import Operator, bidiagonalised
 from alignlab.kernels.cosines import wide
 
-__all__ = ["Estimate", "Leading", "estimated_participation_ratio", "largest_singular_values"]
-
-Operator = Callable[[Tensor], Tensor]
-
-_NOTHING = 16.0
-"""Times the rounding of the largest norm met: what is left of a vector by rounding alone."""
+__all__ = [
+    "Estimate",
+    "Extremes",
+    "Leading",
+    "estimated_participation_ratio",
+    "extreme_singular_values",
+    "largest_singular_values",
+]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,24 @@ class Leading:
 
     values: Tensor
     residuals: Tensor
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The largest and the smallest singular value as far as they were found.
+
+    Attributes:
+        largest: At most that of the operator, float64 scalar.
+        largest_residual: Within this distance of it lies a singular value of the operator.
+        smallest: At least that of the operator, among as many as its smaller side has units.
+        smallest_residual: Within this distance of it lies a singular value; where it is not far
+            below ``smallest`` nothing is known but that upper bound.
+    """
+
+    largest: Tensor
+    largest_residual: Tensor
+    smallest: Tensor
+    smallest_residual: Tensor
 
 
 @dataclass(frozen=True)
@@ -60,12 +81,10 @@ def largest_singular_values(
 ) -> Leading:
     r"""Return the largest singular values by Golub-Kahan-Lanczos bidiagonalisation.
 
-    All vectors are kept, and each new one is made orthogonal to them twice. Where the space of
-    the start vector is exhausted a random one goes on, so that as many steps as the smaller side
-    has units give every value, repeated ones included. With fewer steps the largest converge
-    first, and of several equal ones only one may be found. The smallest values and the condition
-    number converge last: at size they are only to be had for circular boundaries, from
-    ``symbol_spectrum``.
+    As many steps as the smaller side has units give every value, repeated ones included. With
+    fewer steps the largest converge first, and of several equal ones only one may be found. For
+    the smallest value and the condition number see ``extreme_singular_values``, and for circular
+    boundaries ``symbol_spectrum``.
 
     Source: Golub and Kahan 1965, SIAM Journal on Numerical Analysis 2(2).
 
@@ -81,55 +100,78 @@ def largest_singular_values(
 
     Returns:
         At most ``count`` values, fewer where the operator or the steps have fewer. One
-        host synchronisation a step.
+        host synchronisation every four steps.
 
     Raises:
         InputError: No value or no step is asked for.
     """
+    _require(count, steps)
+    every = bidiagonalised(apply, adjoint, shape=shape, steps=steps, like=like, seed=seed)
+    for number, last in enumerate(every):
+        if number % 4 != 3:
+            continue
+        found = Leading(*(part[:count] for part in last.singular_values()))
+        small = found.residuals <= tolerance * found.values[0]
+        if len(found.values) == count and bool((small & (found.residuals > 0.0)).all()):
+            return found
+    return Leading(*(part[:count] for part in last.singular_values()))
+
+
+def _require(count: int, steps: int) -> None:
     if count < 1 or steps < 1:
         msg = (
             f"{count} singular values in {steps} steps were asked for; ask for at least 1 of both."
         )
         raise InputError(msg)
-    found: Leading | None = None
-    stream = torch.Generator().manual_seed(seed)
-    right = _Basis((1, *shape), steps, like, stream)
-    for found in _bidiagonalised(apply, adjoint, right, count=count, steps=steps):
-        small = found.residuals <= tolerance * found.values[0]
-        if len(found.values) == count and bool((small & (found.residuals > 0.0)).all()):
-            break
-    assert found is not None
-    return found
 
 
-def _bidiagonalised(
-    apply: Operator, adjoint: Operator, right: _Basis, *, count: int, steps: int
-) -> Iterator[Leading]:
-    """Yield what is found after every fourth step, and after the last one."""
-    left: _Basis | None = None
-    diagonal: list[float] = []
-    above: list[float] = []
-    leaving = 0.0
-    vector = right.fresh()
-    for step in range(steps):
-        if vector is None:
-            break
-        right.keep(vector)
-        image = apply(vector)
-        left = left or right.beside(tuple(image.shape))
-        unit, size = left.orthogonal(image)
-        diagonal.append(size)
-        if unit is None:
-            # No image is left that those before do not hold: this row of the matrix is zero.
-            leaving = 0.0
-            break
-        left.keep(unit)
-        vector, leaving = right.orthogonal(adjoint(unit))
-        above.append(leaving)
-        if step % 4 == 3:
-            yield _values(diagonal, above, leaving, count)
-    assert left is not None
-    yield _values(diagonal, above, leaving, min(count, left.kept))
+def extreme_singular_values(
+    apply: Operator,
+    adjoint: Operator,
+    *,
+    shapes: tuple[Sequence[int], Sequence[int]],
+    like: Tensor,
+    steps: int = 60,
+    seed: int = 0,
+) -> Extremes:
+    r"""Return the largest and the smallest singular value after a fixed number of steps.
+
+    Steps run on the smaller side, so that the smallest of its values is found and not the zeros
+    of what the larger side has more. The largest comes from below and converges first; the
+    smallest comes from above, and in few steps only where the operator is well conditioned: its
+    residual says. With as many steps as the smaller side has units both are exact.
+
+    Source: Golub and Kahan 1965, SIAM Journal on Numerical Analysis 2(2).
+
+    Args:
+        apply: Takes ``(1, *shapes[0])``, returns ``(1, *shapes[1])``.
+        adjoint: The other way round.
+        shapes: Of one input and one output, without an axis of samples.
+        like: Gives device and floating type of the vectors.
+        steps: At most so many, at least 1; memory is that many inputs and outputs.
+        seed: Of the start vector.
+
+    Returns:
+        Values and residuals; nothing waits for the device.
+
+    Raises:
+        InputError: No step is asked for.
+
+    Example:
+        >>> weight = torch.diag(torch.tensor([4.0, 3.0, 2.0]))
+        >>> found = extreme_singular_values(
+        ...     lambda x: x @ weight, lambda y: y @ weight, shapes=((3,), (3,)), like=weight
+        ... )
+        >>> [round(found.largest.item(), 4), round(found.smallest.item(), 4)]
+        [4.0, 2.0]
+    """
+    _require(1, steps)
+    if prod(shapes[0]) > prod(shapes[1]):
+        apply, adjoint, shapes = adjoint, apply, shapes[::-1]
+    every = bidiagonalised(apply, adjoint, shape=shapes[0], steps=steps, like=like, seed=seed)
+    *_, found = every
+    values, residuals = found.singular_values()
+    return Extremes(values[0], residuals[0], values[-1], residuals[-1])
 
 
 def estimated_participation_ratio(
@@ -177,62 +219,3 @@ def estimated_participation_ratio(
     value = wide(energy).square() / fourth.mean()
     spread = fourth.std() if draws > 1 else torch.full_like(value, torch.nan)
     return Estimate(value, value * spread / (draws**0.5 * fourth.mean()))
-
-
-class _Basis:
-    """Orthonormal vectors of one shape, and what is orthogonal to all of them."""
-
-    def __init__(
-        self, shape: tuple[int, ...], most: int, like: Tensor, stream: torch.Generator
-    ) -> None:
-        self.kept = 0
-        self._shape = shape
-        self._most = most
-        self._length = prod(shape)
-        self._vectors = like.new_empty((min(most, self._length), self._length))
-        self._stream = stream
-        self._largest = 0.0
-
-    def beside(self, shape: tuple[int, ...]) -> _Basis:
-        """Return an empty basis of vectors of another shape."""
-        return _Basis(shape, self._most, self._vectors, self._stream)
-
-    def keep(self, vector: Tensor) -> None:
-        self._vectors[self.kept] = vector.flatten()
-        self.kept += 1
-
-    def orthogonal(self, vector: Tensor) -> tuple[Tensor | None, float]:
-        """Return the unit vector of what is new in a vector, and how much that is.
-
-        Where nothing is new it is a random one with size 0, or None where none is left.
-        """
-        self._largest = max(self._largest, float(vector.norm()))
-        rest = self._without_kept(vector.flatten())
-        size = float(rest.norm())
-        if size <= _NOTHING * torch.finfo(rest.dtype).eps * self._largest:
-            return self.fresh(), 0.0
-        return (rest / size).reshape(self._shape), size
-
-    def fresh(self) -> Tensor | None:
-        """Return a random unit vector orthogonal to those that are kept, None if there is none."""
-        if self.kept == self._length:
-            return None
-        drawn = torch.randn(self._length, generator=self._stream).to(self._vectors)
-        rest = self._without_kept(drawn / drawn.norm())
-        unit: Tensor = (rest / rest.norm()).reshape(self._shape)
-        return unit
-
-    def _without_kept(self, vector: Tensor) -> Tensor:
-        kept = self._vectors[: self.kept]
-        for _ in range(2):
-            vector = vector - kept.T @ (kept @ vector)
-        return vector
-
-
-def _values(diagonal: list[float], above: list[float], leaving: float, count: int) -> Leading:
-    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    if len(diagonal) > 1:
-        beside = torch.tensor(above[: len(diagonal) - 1], dtype=torch.float64)
-        matrix += torch.diag(beside, 1)
-    left, values, _ = torch.linalg.svd(matrix)
-    return Leading(values[:count], (leaving * left[-1].abs())[:count])

@@ -14,7 +14,7 @@ __all__ = [
     "numerical_rank",
     "participation_ratio",
     "relative_energies",
-    "scaled_gram",
+    "scaled_grams",
     "spectral_rank",
     "stable_rank",
 ]
@@ -39,30 +39,34 @@ def energies(rows: Tensor, *, centred: bool) -> Tensor:
     if centred:
         matrix = matrix - matrix.mean(-2, keepdim=True)
     scale = matrix.abs().amax((-2, -1)).square()
-    return relative_energies(scaled_gram(matrix, centred=False)) * scale.unsqueeze(-1)
+    return relative_energies(scaled_grams(matrix)[0]) * scale.unsqueeze(-1)
 
 
-def scaled_gram(rows: Tensor, *, centred: bool) -> Tensor:
-    r"""Return the smaller of :math:`X^\top X` and :math:`XX^\top`, X scaled to 1 at most.
+def scaled_grams(rows: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the smaller of :math:`X^\top X` and :math:`XX^\top`, as it is and about the mean.
 
     Args:
-        rows: Matrices of samples, shape ``(..., n_samples, n)``.
-        centred: Take the mean over samples away first.
+        rows: Matrices X of samples, shape ``(..., n_samples, n)``; scaled to 1 at most.
 
     Returns:
-        Float64, shape ``(..., k, k)`` with k the smaller of ``n_samples`` and n; NaN for a matrix
-        that is not finite.
+        Plain, and with the mean over samples taken away; float64, each of shape ``(..., k, k)``
+        with k the smaller of ``n_samples`` and n; NaN for a matrix that is not finite.
 
     Example:
-        >>> scaled_gram(torch.tensor([[3.0, 4.0]]), centred=False).tolist()
-        [[1.5625]]
+        >>> plain, centred = scaled_grams(torch.tensor([[4.0], [2.0]]))
+        >>> plain.tolist(), centred.tolist()
+        ([[1.25]], [[0.125]])
     """
     matrix = wide(rows)
-    if centred:
-        matrix = matrix - matrix.mean(-2, keepdim=True)
     scale = matrix.abs().amax((-2, -1), keepdim=True)
     matrix = matrix / scale.clamp_min(torch.finfo(torch.float64).tiny)
-    return matrix.mT @ matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix @ matrix.mT
+    if matrix.shape[-2] >= matrix.shape[-1]:
+        mean = matrix.mean(-2, keepdim=True)
+        apart = matrix - mean
+        return matrix.mT @ matrix, apart.mT @ apart
+    gram = matrix @ matrix.mT
+    by_sample = gram.mean(-1, keepdim=True)
+    return gram, gram - by_sample - by_sample.mT + by_sample.mean(-2, keepdim=True)
 
 
 def relative_energies(grams: Tensor) -> Tensor:

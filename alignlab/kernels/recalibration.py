@@ -33,7 +33,7 @@ def inner_products(rows: Tensor) -> Tensor:
     return products / mean[..., None, None]
 
 
-def recalibrated(features: Tensor, targets: Tensor, fold: Tensor) -> Tensor:
+def recalibrated(features: Tensor, targets: Tensor, *, split: int) -> Tensor:
     r"""Return the share of held-out targets that a linear map of the features gives.
 
     The map is fitted by ridge regression without constant term on one half of the samples; its
@@ -46,7 +46,7 @@ def recalibrated(features: Tensor, targets: Tensor, fold: Tensor) -> Tensor:
         features: Inner products of the features of samples, ``(..., n_samples, n_samples)``, as
             ``inner_products`` gives them.
         targets: The same of the targets; leading axes broadcast.
-        fold: Which samples are in the first half, boolean, shape ``(n_samples,)``, on the host.
+        split: How many samples the first half has, which come first.
 
     Returns:
         Dimensionless, at most 1, shape ``(...)``; NaN where a half is empty, or features or
@@ -54,30 +54,29 @@ def recalibrated(features: Tensor, targets: Tensor, fold: Tensor) -> Tensor:
 
     Example:
         >>> rows = torch.tensor([[1.0], [2.0], [-3.0], [1.0]])
-        >>> fold = torch.tensor([True, False, True, False])
         >>> given, wanted = inner_products(rows), inner_products(-2.0 * rows)
-        >>> round(recalibrated(given, wanted, fold).item(), 5)
+        >>> round(recalibrated(given, wanted, split=2).item(), 5)
         1.0
     """
-    halves = [torch.nonzero(half).flatten().to(features.device) for half in (fold, ~fold)]
     shape = torch.broadcast_shapes(features.shape[:-2], targets.shape[:-2])
-    if not min(len(half) for half in halves):
+    if not 0 < split < features.shape[-1]:
         return torch.full(shape, torch.nan, dtype=torch.float64, device=features.device)
-    ways = (halves, halves[::-1])
+    first, second = slice(split), slice(split, None)
+    ways = ((first, second), (second, first))
     found = [_explained(wide(features), wide(targets), train, test) for train, test in ways]
     return torch.stack(found).mean(0)
 
 
-def _explained(features: Tensor, targets: Tensor, train: Tensor, test: Tensor) -> Tensor:
-    own, across = _block(features, train, train), _block(features, test, train)
+def _explained(features: Tensor, targets: Tensor, train: slice, test: slice) -> Tensor:
+    own, across = features[..., train, train], features[..., test, train]
     finite = torch.isfinite(own).all(-1).all(-1)
     own = torch.where(finite[..., None, None], own, 0.0)
     values, vectors = torch.linalg.eigh(own)
     values = values.clamp_min(0.0)
-    aims = _block(targets, train, train)
+    aims = targets[..., train, train]
     shrunk = 1.0 / (values + _penalty(values, _along(vectors, aims)).unsqueeze(-1))
     hat = (across @ (vectors * shrunk.unsqueeze(-2))) @ vectors.mT
-    held, mixed = _block(targets, test, test), _block(targets, test, train)
+    held, mixed = targets[..., test, test], targets[..., test, train]
     energy = _trace(held)
     made = ((hat @ aims) * hat).sum((-2, -1))
     residual = energy - 2.0 * (hat * mixed).sum((-2, -1)) + made
@@ -103,10 +102,6 @@ def _penalty(values: Tensor, aims: Tensor) -> Tensor:
 def _along(vectors: Tensor, aims: Tensor) -> Tensor:
     """Return the energies of the targets along eigenvectors."""
     return ((aims @ vectors) * vectors).sum(-2)
-
-
-def _block(products: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return products.index_select(-2, rows).index_select(-1, columns)
 
 
 def _trace(products: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ __all__ = [
 
 _COLUMNS = 512
 _RIDGE = 1e-3
+_LEAST = 1e-12
+"""Share of the largest energy below which a direction counts as empty."""
 
 
 def row_space(rows: Tensor, *, tolerance: float = 1e-6) -> Tensor:
@@ -170,12 +172,11 @@ def fitted_held_out(
         columns = slice(start, start + _COLUMNS)
         aims = wide(targets[..., columns])
         gain = None if gains is None else wide(gains[..., columns])
-        found.append(
-            sum(
-                (rows * test.unsqueeze(1)) @ _fit(rows, aims, gain, train.unsqueeze(1), ridge=ridge)
-                for train, test in _ways(fold)
-            )
+        first, second = (
+            (rows * test.unsqueeze(1)) @ _fit(rows, aims, gain, train.unsqueeze(1), ridge=ridge)
+            for train, test in _ways(fold)
         )
+        found.append(first + second)
     return torch.cat(found, -1)
 
 
@@ -230,19 +231,18 @@ def _fit(
     rows = features * chosen
     n_features = features.shape[-1]
     if gains is None:
-        inverse = _inverse(rows.mT @ rows)
-        return inverse @ (rows.mT @ targets)
+        inverse = torch.linalg.pinv(rows.mT @ rows, hermitian=True, rtol=_LEAST)
+        found: Tensor = inverse @ (rows.mT @ targets)
+        return found
     pairs = (rows.unsqueeze(-1) * rows.unsqueeze(-2)).flatten(-2)
     grams = (gains.mT @ pairs).unflatten(-1, (n_features, n_features))
     # A unit that acts on fewer samples than there are features would be fitted by anything.
     size = rows.square().sum((-2, -1)) / max(n_features, 1)
     size = size.unsqueeze(-1) * (gains * chosen).amax(-2)
+    # A unit that acts nowhere has no moments either.
+    size = torch.where(size > 0, max(ridge, _LEAST) * size, 1.0)
     eye = torch.eye(n_features, dtype=features.dtype, device=features.device)
-    grams = grams + ridge * size[..., None, None] * eye
-    moments = rows.mT @ (gains * targets)
-    return torch.einsum("...nab,...bn->...an", _inverse(grams), moments)
-
-
-def _inverse(grams: Tensor) -> Tensor:
-    result: Tensor = torch.linalg.pinv(grams, hermitian=True, rtol=1e-12)
-    return result
+    root, _ = torch.linalg.cholesky_ex(grams + size[..., None, None] * eye)
+    moments = (gains.mT * targets.mT) @ rows
+    weights: Tensor = torch.cholesky_solve(moments.unsqueeze(-1), root).squeeze(-1).mT
+    return weights

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignlab.kernels.cosines import wide
 
-__all__ = ["LARGEST_TURNED", "rotation_sd", "turned_products"]
+__all__ = ["LARGEST_TURNED", "output_rows", "rotation_sd", "turned_products", "weight_of_rows"]
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Modules whose weight has its inputs on the first axis and a group's outputs on the second."""
 
 LARGEST_TURNED = 32
 """Rows up to which turned products are drawn; above, they are close to normal.
@@ -15,6 +18,40 @@ LARGEST_TURNED = 32
 The least normal case is that of two matrices of rank one, where the product is one entry of a
 rotation, with excess kurtosis -6/(n + 2).
 """
+
+
+def output_rows(module: nn.Module, weight: Tensor) -> Tensor:
+    """Return a weight with one row for each output unit.
+
+    Args:
+        module: The module whose weight it is, or whose weight it is shaped like.
+        weight: Linear or (transposed) convolution weight, or its gradient.
+
+    Returns:
+        Shape ``(n_outputs, ...)``.
+
+    Example:
+        >>> module = torch.nn.ConvTranspose1d(4, 6, 3, groups=2)
+        >>> tuple(output_rows(module, module.weight).shape)
+        (6, 2, 3)
+    """
+    if not isinstance(module, TRANSPOSED):
+        return weight
+    rows: Tensor = weight.unflatten(0, (module.groups, -1)).movedim(2, 1).flatten(0, 1)
+    return rows
+
+
+def weight_of_rows(module: nn.Module, rows: Tensor) -> Tensor:
+    """Return the weight whose ``output_rows`` are given.
+
+    Args:
+        module: The module whose weight it is shaped like.
+        rows: Shape ``(n_outputs, ...)``.
+    """
+    if not isinstance(module, TRANSPOSED):
+        return rows
+    weight: Tensor = rows.unflatten(0, (module.groups, -1)).movedim(1, 2).flatten(0, 1)
+    return weight
 
 
 def rotation_sd(first: Tensor, second: Tensor) -> Tensor:

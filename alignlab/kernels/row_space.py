@@ -22,13 +22,28 @@ __all__ = [
     "rank_one_cosine_bound",
     "row_space_share",
     "singular_values",
+    "tolerance_of",
 ]
 
 TOLERANCE = 1e-5
 """Singular values below this share of the largest count as zero.
 
-It is ten times what the rounding of rows in float32 makes of one that is zero.
+It is ten times what the rounding of rows in float32 makes of one that is zero; see ``tolerance_of``
+for rows of other precision.
 """
+
+
+def tolerance_of(dtype: torch.dtype) -> float:
+    """Return the share of the largest below which singular values are rounding.
+
+    Args:
+        dtype: Floating type in which the rows were formed.
+
+    Example:
+        >>> tolerance_of(torch.float32), tolerance_of(torch.bfloat16)
+        (1e-05, 0.078...)
+    """
+    return max(TOLERANCE, 10.0 * torch.finfo(dtype).eps)
 
 
 def singular_values(gram: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from alignlab.kernels.convolution import CONVOLUTIONS
 from alignlab.kernels.cosines import wide
+from alignlab.kernels.unrolled import read_positions
 
 __all__ = [
     "Sketched",
@@ -32,7 +33,8 @@ class Sketched:
 
     Attributes:
         value: float64, shape ``(...)``.
-        standard_error: By the jackknife over directions of both sides, shape ``(...)``.
+        standard_error: By the jackknife over directions, which overstates it by up to about a
+            half, shape ``(...)``.
     """
 
     value: Tensor
@@ -69,7 +71,7 @@ def gradient_rows(module: nn.Module, x: Tensor, signals: Tensor, *, bias: bool) 
     """Return the gradients of weight and bias that every signal of every sample causes.
 
     Args:
-        module: Linear or convolution, not a transposed one.
+        module: Linear, convolution or transposed convolution.
         x: Its input, shape ``(n_samples, ...)``.
         signals: At its output, shape ``(n_samples, n_errors, ...)``.
         bias: Whether there is a bias that learns.
@@ -79,36 +81,34 @@ def gradient_rows(module: nn.Module, x: Tensor, signals: Tensor, *, bias: bool) 
     """
     x = x.detach().to(signals)
     if isinstance(module, nn.Linear):
-        patches = x.flatten(1, -2).mT if x.dim() > 2 else x.unsqueeze(2)
-        maps = signals.flatten(2, -2).mT if signals.dim() > 3 else signals.unsqueeze(3)
-        groups = 1
-    else:
-        assert isinstance(module, CONVOLUTIONS)
-        patches, maps, groups = _patches(module, x).flatten(2), signals.flatten(3), module.groups
-    n_samples, n_errors, channels, _ = maps.shape
-    # Of every group: (samples, errors x channels, positions) @ (samples, positions, inputs).
-    left = maps.unflatten(2, (groups, -1)).transpose(1, 2).flatten(2, 3)
-    products = left @ patches.unflatten(1, (groups, -1)).mT
-    rows = products.unflatten(2, (n_errors, -1)).transpose(1, 2)
-    rows = rows.reshape(n_samples * n_errors, -1)
-    return torch.cat([rows, maps.sum(3).reshape(-1, channels)], 1) if bias else rows
+        x, signals = x.movedim(-1, 1), signals.movedim(-1, 2)
+    size = signals.shape[0] * signals.shape[1]
+    # Axes of samples, of errors, of channels and of positions on both sides.
+    x = x.unsqueeze(1)
+    read, maps = _flat(x), _flat(signals)
+    if isinstance(module, CONVOLUTIONS):
+        read = _patches(module, x, signals)
+    elif not isinstance(module, nn.Linear):
+        # A transposed convolution is read from its output.
+        read, maps = _patches(module, signals, x), read
+    groups = getattr(module, "groups", 1)
+    left = maps.reshape(*maps.shape[:2], groups, -1, maps.shape[3])
+    right = read.reshape(*read.shape[:2], groups, -1, read.shape[3])
+    rows = (left @ right.mT).reshape(size, -1)
+    return torch.cat([rows, _flat(signals).sum(3).flatten(0, 1)], 1) if bias else rows
 
 
-def _patches(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """Return what every weight of the convolution sees, ``(n, in_channels * taps, ...)``."""
-    taps, channels = prod(module.kernel_size), x.shape[1]
-    kernel = torch.eye(taps, dtype=x.dtype, device=x.device)
-    kernel = kernel.reshape(taps, 1, *module.kernel_size)
-    kernel = kernel.repeat(channels, *(1 for _ in range(kernel.dim() - 1)))
-    padding: str | tuple[int, ...] = module.padding
-    if module.padding_mode != "zeros":
-        twice = module._reversed_padding_repeated_twice
-        x = functional.pad(x, twice, mode=module.padding_mode)
-        padding = tuple(0 for _ in module.kernel_size)
-    convolution = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-    return convolution[len(module.kernel_size)](
-        x, kernel, None, module.stride, padding, module.dilation, channels
-    )
+def _flat(signals: Tensor) -> Tensor:
+    """Return all axes of positions as one, the fourth."""
+    return signals.reshape(*signals.shape[:3], -1)
+
+
+def _patches(module: Any, x: Tensor, output: Tensor) -> Tensor:
+    """Return what every tap reads at every position, ``(..., channels * taps, n_positions)``."""
+    positions = read_positions(module, tuple(x.shape[3:]), tuple(output.shape[3:]))
+    # What lies in the padding is read from the zero at the end.
+    found: Tensor = functional.pad(_flat(x), (0, 1))[..., positions.T.to(x.device)]
+    return found.flatten(2, 3)
 
 
 def smallest_share(kernel: Tensor) -> Tensor:
@@ -150,7 +150,8 @@ def centred(kernel: Tensor, n_samples: int) -> Tensor:
     parts = kernel.unflatten(-1, (n_samples, -1)).unflatten(-3, (n_samples, -1))
     parts = parts - parts.mean(-2, keepdim=True)
     parts = parts - parts.mean(-4, keepdim=True)
-    return parts.flatten(-4, -3).flatten(-2, -1)
+    result: Tensor = parts.flatten(-4, -3).flatten(-2, -1)
+    return result
 
 
 def kernel_cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -165,7 +166,8 @@ def kernel_cosine(first: Tensor, second: Tensor) -> Tensor:
     """
     one, other = wide(first).flatten(-2), wide(second).flatten(-2)
     norms = one.norm(dim=-1) * other.norm(dim=-1)
-    return ((one * other).sum(-1) / norms).clamp(-1.0, 1.0)
+    result: Tensor = ((one * other).sum(-1) / norms).clamp(-1.0, 1.0)
+    return result
 
 
 def target_alignment(kernel: Tensor, targets: Tensor) -> Tensor:
@@ -184,35 +186,37 @@ def target_alignment(kernel: Tensor, targets: Tensor) -> Tensor:
     y = (y - y.mean(0)).flatten()
     kernel = wide(kernel)
     along = (y @ kernel @ y[:, None]).squeeze(-1)
-    return along / (torch.linalg.matrix_norm(kernel) * y.square().sum())
+    result: Tensor = along / (torch.linalg.matrix_norm(kernel) * y.square().sum())
+    return result
 
 
 def sketched_cosine(first: Tensor, second: Tensor) -> Sketched:
     r"""Return the cosine of two kernels from their values on pairs of random directions.
 
     For independent u and v with unit covariance :math:`E[(u^\top K v)(u^\top N v)]
-    = \langle K, N\rangle`, so that numerator and both squares of the cosine are unbiased; their
-    ratio is so to first order.
+    = \langle K, N\rangle`, so that numerator and both squares of the cosine are unbiased from pairs
+    of different directions; their ratio is so to first order.
 
     Source: Hutchinson 1990, Communications in Statistics 19(2), on both sides; our derivation.
 
     Args:
-        first: :math:`u_a^\top K v_b`, shape ``(..., n_left, n_right)``.
-        second: :math:`u_a^\top N v_b`, likewise.
+        first: :math:`v_a^\top K v_b`, shape ``(..., n, n)``; the diagonal is left out.
+        second: :math:`v_a^\top N v_b`, likewise.
 
     Returns:
-        Dimensionless, shape ``(...)``; NaN where one is zero, errors for fewer than 2 on a side.
+        Dimensionless, shape ``(...)``; NaN where one is zero and for fewer than 2 directions, the
+        error for fewer than 3.
     """
     one, other = wide(first), wide(second)
     terms = torch.stack([one * other, one.square(), other.square()])
-    return _jackknifed(terms, lambda sums: sums[0] / (sums[1] * sums[2]).sqrt())
+    return _jackknifed(terms, lambda means: means[0] / (means[1] * means[2]).sqrt())
 
 
 def sketched_norm(values: Tensor) -> Sketched:
     """Return the Frobenius norm of a kernel from its values on pairs of random directions.
 
     Args:
-        values: As the first of ``sketched_cosine``, of directions of unit covariance.
+        values: As the first of ``sketched_cosine``.
 
     Returns:
         Shape ``(...)``; its square is unbiased.
@@ -222,14 +226,13 @@ def sketched_norm(values: Tensor) -> Sketched:
 
 
 def _jackknifed(terms: Tensor, statistic: Callable[[Tensor], Tensor]) -> Sketched:
-    """Return a statistic of means over pairs, with its error over the directions of both sides."""
-    value = statistic(terms.mean((-2, -1)))
-    variance = torch.zeros_like(value)
-    for axis, others in ((-1, -2), (-2, -1)):
-        count = terms.shape[axis]
-        lines = terms.mean(others)
-        # Without one direction; of a single one nothing is left.
-        partial = statistic((lines.sum(-1, keepdim=True) - lines) / (count - 1 or torch.nan))
-        spread = (partial - partial.mean(-1, keepdim=True)).square().sum(-1)
-        variance = variance + spread * (count - 1) / count
-    return Sketched(value, variance.sqrt())
+    """Return a statistic of means over pairs of directions, with its error over directions."""
+    count = terms.shape[-1]
+    own = torch.diagonal(terms, dim1=-2, dim2=-1)
+    lines = terms.sum(-1) + terms.sum(-2) - 2.0 * own
+    total = lines.sum(-1) / 2.0
+    value = statistic(total / (count * (count - 1) or torch.nan))
+    # Without one direction; of two nothing is left.
+    partial = statistic((total[..., None] - lines) / ((count - 1) * (count - 2) or torch.nan))
+    spread = (partial - partial.mean(-1, keepdim=True)).square().sum(-1)
+    return Sketched(value, (spread * (count - 1) / count).sqrt())

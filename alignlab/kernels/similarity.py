@@ -11,37 +11,55 @@ from alignlab.kernels.cosines import cosine, wide
 
 __all__ = [
     "FEWEST_SAMPLES",
-    "centred",
+    "centred_gram",
     "debiased_gram",
     "debiased_similarity",
     "dissimilarity_ranks",
     "permutation_sd",
     "permuted",
+    "sample_products",
 ]
 
 FEWEST_SAMPLES = 4
 """Samples below which nothing is left of a Gram matrix without its bias."""
 
-_FLOOR = 1e-10
+_FLOOR = 1e-12
+_TIE = 1e-10
 
 
-def centred(rows: Tensor) -> Tensor:
-    """Return rows about their mean, scaled to a largest entry of one.
+def sample_products(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return products of all pairs of samples, and each sample's mean over its units.
 
     Args:
         rows: One row per sample, shape ``(..., n_samples, n)``.
 
     Returns:
-        Float64, of the same shape; zero where the rows do not differ but by rounding.
+        Gram matrix, shape ``(..., n_samples, n_samples)``, and means, ``(..., n_samples)``;
+        float64.
     """
     rows = wide(rows)
-    size = rows.abs().amax((-2, -1), keepdim=True)
-    rows = rows - rows.mean(-2, keepdim=True)
-    spread = rows.abs().amax((-2, -1), keepdim=True)
-    return torch.where(spread > _FLOOR * size, rows / spread, 0.0)
+    return rows @ rows.mT, rows.mean(-1)
 
 
-def debiased_gram(rows: Tensor) -> Tensor:
+def centred_gram(gram: Tensor) -> Tensor:
+    """Return the Gram matrix of the samples about their mean, of mean energy one.
+
+    Args:
+        gram: Products of the samples, shape ``(..., n_samples, n_samples)``.
+
+    Returns:
+        Float64, of the same shape, its diagonal of mean 1; zero where the samples do not differ
+        but by rounding of float32.
+    """
+    gram = wide(gram)
+    energy = _energy(gram)
+    means = gram.mean(-1, keepdim=True)
+    centred = gram - means - means.mT + means.mean(-2, keepdim=True)
+    rest = _energy(centred)
+    return torch.where(rest > _FLOOR * energy, centred / rest, 0.0)
+
+
+def debiased_gram(gram: Tensor) -> Tensor:
     r"""Return the Gram matrix of the samples without its diagonal and its means.
 
     .. math:: \tilde K_{ij} = K_{ij} - \frac{\sum_l K_{il}}{N-2} - \frac{\sum_l K_{lj}}{N-2}
@@ -51,15 +69,14 @@ def debiased_gram(rows: Tensor) -> Tensor:
     then add up to zero. Source: Székely & Rizzo 2014, Annals of Statistics 42(6) (U-centring).
 
     Args:
-        rows: One row per sample, shape ``(..., n_samples, n)``, at least 4 samples.
+        gram: Products of the samples, shape ``(..., n_samples, n_samples)``, at least 4 samples.
 
     Returns:
-        Symmetric, float64, shape ``(..., n_samples, n_samples)``, up to a positive factor; zero
-        where the rows do not differ but by rounding.
+        Symmetric, float64, of the same shape, up to a positive factor; zero where the samples do
+        not differ but by rounding of float32.
     """
-    n_samples = rows.shape[-2]
-    rows = centred(rows)
-    gram = rows @ rows.mT
+    n_samples = gram.shape[-1]
+    gram = centred_gram(gram)
     gram = gram - torch.diag_embed(torch.diagonal(gram, dim1=-2, dim2=-1))
     means = gram.sum(-1, keepdim=True) / (n_samples - 2)
     whole = gram.sum((-2, -1), keepdim=True) / ((n_samples - 1) * (n_samples - 2))
@@ -69,7 +86,9 @@ def debiased_gram(rows: Tensor) -> Tensor:
 
 
 def debiased_similarity(first: Tensor, second: Tensor) -> Tensor:
-    r"""Return debiased linear CKA, :math:`\langle\tilde K,\tilde L\rangle/(\|\tilde K\|\|\tilde L\|)`.
+    r"""Return debiased linear CKA, the cosine of two debiased Gram matrices.
+
+    .. math:: \langle\tilde K,\tilde L\rangle / (\|\tilde K\|\|\tilde L\|)
 
     The numerator is the unbiased estimate of the Hilbert-Schmidt independence criterion times
     :math:`N(N-3)`. Over permutations of the samples of one of the two its expectation is exactly
@@ -86,14 +105,14 @@ def debiased_similarity(first: Tensor, second: Tensor) -> Tensor:
 
     Example:
         >>> x = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
-        >>> gram = debiased_gram(x)
-        >>> round(debiased_similarity(gram, debiased_gram(-3.0 * x)).item(), 6)
+        >>> gram = debiased_gram(x @ x.T)
+        >>> round(debiased_similarity(gram, 9.0 * gram).item(), 6)
         1.0
     """
     return cosine(first.flatten(-2), second.flatten(-2))
 
 
-def dissimilarity_ranks(rows: Tensor) -> Tensor:
+def dissimilarity_ranks(gram: Tensor, means: Tensor, *, n_units: int) -> Tensor:
     r"""Return ranks of the dissimilarities of all pairs of samples, less their mean.
 
     The dissimilarity is one minus the correlation of two samples over the units. The cosine of
@@ -103,21 +122,24 @@ def dissimilarity_ranks(rows: Tensor) -> Tensor:
     Source: Kriegeskorte, Mur & Bandettini 2008, Frontiers in Systems Neuroscience 2:4.
 
     Args:
-        rows: One row per sample, shape ``(..., n_samples, n)``.
+        gram: Products of the samples, shape ``(..., n_samples, n_samples)``.
+        means: Means of the samples over their units, shape ``(..., n_samples)``.
+        n_units: Units of a sample.
 
     Returns:
         Float64, shape ``(..., n_samples (n_samples - 1) / 2)``; zero where all pairs are alike,
-        and NaN where a sample is the same in all its units.
+        and NaN where a sample is the same in all its units but for rounding of float32.
     """
-    rows = wide(rows)
-    rows = rows / rows.abs().amax((-2, -1), keepdim=True)
-    rows = rows - rows.mean(-1, keepdim=True)
-    unit = rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    n_samples = rows.shape[-2]
-    above = torch.triu_indices(n_samples, n_samples, 1, device=rows.device)
-    apart = 1.0 - (unit @ unit.mT)[..., above[0], above[1]]
+    means, gram = wide(means), wide(gram)
+    covariance = gram - n_units * means.unsqueeze(-1) * means.unsqueeze(-2)
+    variances, sizes = (torch.diagonal(each, dim1=-2, dim2=-1) for each in (covariance, gram))
+    spreads = torch.where(variances > _FLOOR * sizes, variances, nan).sqrt()
+    n_samples = gram.shape[-1]
+    above = torch.triu_indices(n_samples, n_samples, 1, device=gram.device)
+    correlation = covariance / spreads.unsqueeze(-1) / spreads.unsqueeze(-2)
+    apart = 1.0 - correlation[..., above[0], above[1]]
     # Rounding would make an order of dissimilarities that are equal.
-    ordered = (apart / _FLOOR).round().contiguous()
+    ordered = (apart / _TIE).round().contiguous()
     sorted_values = ordered.sort(dim=-1).values
     low = torch.searchsorted(sorted_values, ordered)
     high = torch.searchsorted(sorted_values, ordered, right=True)
@@ -152,3 +174,9 @@ def permuted(gram: Tensor, order: Tensor) -> Tensor:
         order: Permutation of the samples, shape ``(n_samples,)``.
     """
     return gram[..., order, :][..., order]
+
+
+def _energy(gram: Tensor) -> Tensor:
+    """Return the mean energy of a sample, of a shape that broadcasts against its Gram matrix."""
+    mean: Tensor = torch.diagonal(gram, dim1=-2, dim2=-1).mean(-1)
+    return mean[..., None, None]

@@ -6,14 +6,24 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
 from alignlab.errors import InputError
 from alignlab.kernels.layers import linear_part
 
-__all__ = ["Connections", "connections", "read_positions", "tap_overlaps", "unrolled"]
+__all__ = [
+    "Connections",
+    "connections",
+    "output_shape",
+    "read_positions",
+    "support",
+    "tap_overlaps",
+    "unrolled",
+]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -97,7 +107,7 @@ def connections(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Conne
     if isinstance(module, _CONVOLUTIONS):
         return _of_convolution(module, tuple(shape))
     if isinstance(module, _TRANSPOSED):
-        outer = _shape_after(module, tuple(shape))
+        outer = output_shape(module, shape)
         found = _of_convolution(module, tuple(outer), positions=tuple(shape[1:]))
         return Connections(found.inputs, found.outputs, found.weights, found.shape[::-1])
     msg = f"{type(module).__name__} is not unrolled; Linear and (transposed) convolutions are."
@@ -107,8 +117,12 @@ def connections(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Conne
 def _of_linear(module: nn.Linear, shape: tuple[int, ...]) -> Connections:
     out, inside, places = module.out_features, module.in_features, prod(shape[:-1])
     place, o, i = torch.meshgrid(*(torch.arange(n) for n in (places, out, inside)), indexing="ij")
-    flat = ((place * out + o), (place * inside + i), (o * inside + i))
-    return Connections(*(each.flatten() for each in flat), (places * out, places * inside))
+    return Connections(
+        (place * out + o).flatten(),
+        (place * inside + i).flatten(),
+        (o * inside + i).flatten(),
+        (places * out, places * inside),
+    )
 
 
 def _of_convolution(
@@ -153,15 +167,50 @@ def tap_overlaps(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> Tens
         return torch.full((1, 1), float(prod(shape[:-1])), dtype=torch.float64)
     spatial, positions = tuple(shape[1:]), None
     if isinstance(module, _TRANSPOSED):
-        spatial, positions = tuple(_shape_after(module, tuple(shape))[1:]), spatial
+        spatial, positions = tuple(output_shape(module, shape)[1:]), spatial
     read = read_positions(module, spatial, positions)
     same = (read.unsqueeze(1) == read.unsqueeze(2)) & (read >= 0).unsqueeze(1)
     return same.sum(0).double()
 
 
-def _shape_after(module: Any, shape: tuple[int, ...]) -> torch.Size:
-    weight = torch.empty_like(module.weight, device="meta")
-    return linear_part(module, torch.empty((1, *shape), device="meta"), weight).shape[1:]
+def output_shape(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> torch.Size:
+    """Return the shape of one output for the shape of one input."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    x = torch.empty((1, *shape), device="meta", dtype=weight.dtype)
+    return linear_part(module, x, torch.empty_like(weight, device="meta")).shape[1:]
+
+
+def support(module: nn.Module, shape: torch.Size | tuple[int, ...]) -> sparse.csr_matrix:
+    """Return where the unrolled matrix has entries at all, for one channel of each group.
+
+    Args:
+        module: Linear, convolution, or transposed convolution.
+        shape: Shape of one input, without an axis of samples.
+
+    Returns:
+        Ones and zeros, on the host, shape ``(groups * output positions, groups * input
+        positions)``; of a Linear layer its positions, each joined to itself.
+
+    Example:
+        >>> support(nn.Conv1d(2, 4, 3, padding=1), (2, 3)).toarray()
+        array([[1., 1., 0.],
+               [1., 1., 1.],
+               [0., 1., 1.]])
+    """
+    if isinstance(module, nn.Linear):
+        return sparse.eye(prod(shape[:-1]), format="csr")
+    own, outer = tuple(shape[1:]), tuple(output_shape(module, shape)[1:])
+    turned = isinstance(module, _TRANSPOSED)
+    found = read_positions(module, outer, own) if turned else read_positions(module, own)
+    read = found.numpy()
+    place, tap = np.nonzero(read >= 0)
+    sizes = (len(read), prod(outer) if turned else prod(own))
+    joined = sparse.csr_matrix((np.ones(len(place)), (place, read[place, tap])), shape=sizes)
+    joined.data[:] = 1.0
+    groups = int(getattr(module, "groups", 1))
+    whole = joined.T if turned else joined
+    return sparse.block_diag([whole] * groups, format="csr")
 
 
 def read_positions(

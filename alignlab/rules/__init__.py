@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alignlab.rules.align_ada import AlignAda
     from alignlab.rules.align_prop import AlignProp
     from alignlab.rules.align_zero import AlignZero
+    from alignlab.rules.aligned_dfa import AlignedDFA
     from alignlab.rules.applied import Applied
     from alignlab.rules.augmented_dfa import AugmentedDFA
     from alignlab.rules.bp import BP
@@ -75,6 +76,7 @@ __all__ = [
     "AlignAda",
     "AlignProp",
     "AlignZero",
+    "AlignedDFA",
     "Applied",
     "AugmentedDFA",
     "DirectRule",

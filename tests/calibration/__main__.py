@@ -59,9 +59,11 @@ def _texts(results: Results) -> list[str]:
     return [
         f"{results.draws:,} fresh draws for each network.",
         _table(
-            ("drawn again", "method", "networks", "bands", "in the band", "networks between")
-            + ("where values are tied",)
-            + tuple(f"p ≤ {level}" for level in SMALL),
+            [
+                *("drawn again", "method", "networks", "bands", "in the band"),
+                *("networks between", "where values are tied"),
+                *(f"p ≤ {level}" for level in SMALL),
+            ],
             _rows_of_coverage(results.covered),
         ),
         _table(
@@ -76,8 +78,10 @@ def _texts(results: Results) -> list[str]:
         f"{results.redraws} redraws. Largest distance between the shares of p-values and uniform "
         "ones, and what it is below with probability 0.999:",
         _table(
-            ("setting", "signal, entry", "signal, pre-activation", "weight gradient", "bound")
-            + tuple(f"p ≤ {level}" for level in SMALL[:2]),
+            [
+                *("setting", "signal, entry", "signal, pre-activation", "weight gradient"),
+                *("bound", *(f"p ≤ {level}" for level in SMALL[:2])),
+            ],
             _rows_of_p(results),
         ),
     ]
@@ -102,7 +106,9 @@ def _rows_of_variables(found: Sequence[Covered]) -> list[list[str]]:
     keys = dict.fromkeys((c.band.variable, c.band.site, c.band.method) for c in found)
     for variable, site, method in sorted(keys):
         here = [
-            c for c in found if (c.band.variable, c.band.site, c.band.method) == (variable, site, method)
+            c
+            for c in found
+            if (c.band.variable, c.band.site, c.band.method) == (variable, site, method)
         ]
         low, high, _ = _range(here)
         rows.append([f"`{variable}`", site, method, str(len(here)), f"{share(here):.4f}"])
@@ -113,9 +119,7 @@ def _rows_of_variables(found: Sequence[Covered]) -> list[list[str]]:
 def _rows_of_switch(results: Results) -> list[list[str]]:
     rows = []
     for low, high in ((0.0, 0.2), (0.2, 0.35), (0.35, 0.5), (0.5, 0.7), (0.7, 2.0)):
-        here = [
-            s for s in results.switched if low <= s.spread < high and not s.closed_form.is_tied
-        ]
+        here = [s for s in results.switched if low <= s.spread < high and not s.closed_form.is_tied]
         if here:
             rows.append([f"{low} to {high}", str(len(here))])
             for each in ([s.closed_form for s in here], [s.redraws for s in here]):

@@ -27,9 +27,7 @@ Signals = Mapping[str, tuple[Tensor, Tensor]]
 CHUNK = 200
 
 
-def fresh_direct(
-    batch: Batch, count: int, *, sends_targets: bool = False, seed: int = 0
-) -> Values:
+def fresh_direct(batch: Batch, count: int, *, sends_targets: bool = False, seed: int = 0) -> Values:
     """Return alignments under fresh Gaussian direct feedback of the error, or of the targets."""
 
     def signals(capture: Capture, true: Updates, n: int, stream: torch.Generator) -> Signals:

@@ -15,9 +15,9 @@ from alignlab.rules import BP, DFA, FA, USF
 from alignlab.rules._base import Rule, State
 from alignlab.rules._task import Task
 from alignlab.snapshot import MeasuredRule
-from tests.cases import Batch
 from tests.calibration.fresh import turned
 from tests.calibration.nulls import Network, cnn, mlp, recorded
+from tests.cases import Batch
 
 __all__ = [
     "CONTINUOUS",
@@ -102,9 +102,7 @@ SETTINGS: Mapping[str, Setting] = {
 }
 
 
-def p_values(
-    setting: Setting, seeds: Sequence[int], *, draws: int, layer: int = 0
-) -> Found:
+def p_values(setting: Setting, seeds: Sequence[int], *, draws: int, layer: int = 0) -> Found:
     """Return the recorded p-values of one layer, one for every network that has one.
 
     Args:

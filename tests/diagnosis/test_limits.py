@@ -145,6 +145,12 @@ def test_another_rank_of_the_error_asks_for_another_width() -> None:
     assert any("width >= 6 removes" in sentence for sentence in answer(ds).paragraph)
 
 
+def test_without_the_rank_of_the_error_the_remedy_is_that_of_the_bottleneck() -> None:
+    ds = narrow({"fc1": 0.75}, width=4).drop_vars("error_rank")
+    ds = ds.assign(width_without_limit=("rule", [7.0]))
+    assert any("width >= 7 removes" in sentence for sentence in answer(ds).paragraph)
+
+
 def test_without_a_bound_below_one_no_layer_is_blamed() -> None:
     said = answer(narrow({}, width=64))
     assert any("no narrow layer limits the 4 layers below one" in s for s in said.paragraph)

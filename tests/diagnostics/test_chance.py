@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from alignlab.diagnostics._redraws import rotations
 from alignlab.diagnostics._base import Reading
 from alignlab.diagnostics._chance import (
     CONCENTRATION_BOUND,
@@ -23,11 +21,12 @@ from alignlab.diagnostics._chance import (
     readings,
 )
 from alignlab.diagnostics._closed_forms import STAGES
+from alignlab.diagnostics._null_views import rotations
 from alignlab.engine.capture import Capture
 from alignlab.kernels.cosines import cosine
 from alignlab.rules import BP, DFA, FA, USF
-from tests.cases import CASES
 from tests.calibration.nulls import NETWORKS, bands, recorded
+from tests.cases import CASES
 from tests.diagnostics.probing import probed
 
 DRAWS = np.linspace(-0.99, 0.99, 199)

@@ -107,3 +107,15 @@ def test_every_layer_of_any_network_has_its_numbers(name: str) -> None:
     assert np.isfinite(found["common_mode_activation"]).all()
     assert np.isfinite(found["common_mode_true_signal"].sel(site="preactivation")).all()
     assert np.isfinite(found["common_mode_signal"].sel(site="preactivation")).all()
+
+
+def test_what_is_zero_throughout_is_undefined_and_said_so() -> None:
+    model = network()
+    with torch.no_grad():
+        model[2].bias.fill_(-100.0)
+    found = probed(model, LOSS, batch(), DFA(seed=0), diagnostics=NAMES).sel(layer="2")
+    assert np.isnan(found["common_mode_activation"].item())
+    assert np.isnan(found["common_mode_signal"].isel(rule=0).sel(site="preactivation").item())
+    text = str(found["not_defined"].item())
+    assert "(common_mode_activation)" in text
+    assert "under dfa because the samples are zero (common_mode_signal)" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -163,3 +163,46 @@ def test_measuring_leaves_the_given_states_and_the_twin_as_they_are() -> None:
         probe.measure(made.x, made.y)
     for name, value in twin.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+class Shorter(SnapshotDiagnostic):
+    """Short vectors along two dimensions."""
+
+    variables: ClassVar[tuple[Variable, ...]] = (
+        Variable("two_of_them", ("component",), "A vector"),
+        Variable("few_counts", ("count",), "A vector with labels"),
+    )
+    coords: ClassVar[Mapping[str, Sequence[float]]] = {"count": (1, 2)}
+    cost: ClassVar[float] = 0.0
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
+        del snapshot
+        yield Reading("two_of_them", torch.arange(2.0))
+        yield Reading("few_counts", torch.arange(2.0))
+
+
+class Longer(Shorter):
+    """The longer ones of them."""
+
+    variables: ClassVar[tuple[Variable, ...]] = (
+        Variable("five_of_them", ("component",), "A longer vector"),
+        Variable("many_counts", ("count",), "A longer vector with labels"),
+    )
+    coords: ClassVar[Mapping[str, Sequence[float]]] = {"count": (1, 2, 4)}
+
+    def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
+        del snapshot
+        yield Reading("five_of_them", torch.arange(5.0))
+        yield Reading("many_counts", torch.arange(3.0))
+
+
+@pytest.mark.parametrize("order", [("shorter", "longer"), ("longer", "shorter")])
+def test_vectors_along_one_dimension_may_differ_in_length(order: tuple[str, str]) -> None:
+    made: dict[str, SnapshotDiagnostic] = {"shorter": Shorter(), "longer": Longer()}
+    model = network()
+    found = recorded(snapshot_of(model), {name: made[name] for name in order}, model).isel(step=0)
+    np.testing.assert_array_equal(found["two_of_them"], [0, 1, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(found["five_of_them"], np.arange(5))
+    np.testing.assert_array_equal(found["few_counts"], [0, 1, np.nan])
+    np.testing.assert_array_equal(found["few_counts"]["count"], [1, 2, 4])
+    validate(found.expand_dims("step"))

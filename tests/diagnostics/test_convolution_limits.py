@@ -12,9 +12,11 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
+from alignlab.diagnostics.unshared_gradient import UnsharedGradient
 from alignlab.engine.capture import Capture
 from alignlab.kernels.convolution import RADIAL_EDGES, radial_power
-from alignlab.rules import BP, DFA, FA
+from alignlab.layer_view import LayerView
+from alignlab.rules import BP, DFA, FA, Task
 from alignlab.snapshot import MeasuredRule
 from tests.cases import CASES
 from tests.diagnostics.probing import given_feedback, half_squared_error, probed
@@ -172,3 +174,35 @@ def test_white_feedback_is_white_over_positions() -> None:
     )
     assert float(found["coherence"].sel(rule="dfa").isel(layer=0)) < 0.4
     assert float(found["coherence_chance"].isel(layer=0)) == 1 / 6
+
+
+@pytest.mark.parametrize("name", ["conv2d, circular", "conv1d, strided"])
+def test_the_first_order_chance_of_unshared_gradients_is_that_of_many_draws(name: str) -> None:
+    made = CASES[name].make(n_samples=24)
+    batch = made.x, made.y
+    diagnostics = ["unshared-gradient"]
+    closed = probed(made.model, made.loss, batch, DFA(), diagnostics=diagnostics).isel(rule=0)
+    draws = []
+    for seed in range(250):
+        capture = Capture(made.model, made.loss, *batch)
+        true, rule = capture.reference(), DFA(seed=seed)
+        found = rule.updates(Task(capture, true), rule.start(capture, seed=seed))
+        views = [
+            LayerView(
+                *(capture, capture.layers[0], each),
+                fold=torch.arange(24) < 12,
+                shared=lambda make: make(None),
+            )
+            for each in (true, found)
+        ]
+        (compared,) = UnsharedGradient().compare(*views).values()
+        draws.append(float(compared.value))
+        capture.close()
+    layer = "0"
+    name_of = "cosine_weight_gradient_unshared"
+    sd = float(closed[f"{name_of}_null_sd"].sel(layer=layer))
+    assert abs(np.mean(draws)) <= 4.0 * np.std(draws) / 250**0.5
+    if str(closed[f"{name_of}_null_method"].sel(layer=layer).item()) == "closed form":
+        assert sd == pytest.approx(np.std(draws), rel=0.15)
+    else:
+        assert sd == pytest.approx(np.std(draws), rel=0.35)

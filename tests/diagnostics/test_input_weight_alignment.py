@@ -113,7 +113,7 @@ def test_weights_that_moved_at_random_are_at_chance() -> None:
     model, start = network(0), network(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=stream, dtype=torch.float64)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=stream).double())
     found = measured(model, start, draws=100)
     score_of, mean, sd = (
         found[f"input_weight_alignment{suffix}"].values for suffix in ("", "_chance", "_chance_sd")

@@ -61,7 +61,7 @@ def by_hand(x: Tensor, y: Tensor) -> tuple[float, float]:
     final, mean = np.empty_like(target), np.empty_like(target)
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(x)), fold)
-        best = min(PENALTIES, key=lambda p: ((predictions[p] - target)[rest] ** 2).sum())  # noqa: B023
+        best = min(PENALTIES, key=lambda p: ((predictions[p] - target)[rest] ** 2).sum())
         final[fold] = predictions[best][fold]
         mean[fold] = target[rest].mean(0)
     accuracy = float((final.argmax(1) == y.numpy()).mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,10 @@ def test_the_largest_singular_value_is_that_of_the_unrolled_matrix(name: str) ->
         assert value == pytest.approx(values[0], rel=1e-5)
         residual = float(at["largest_singular_value_operator_residual"])
         assert 0.0 <= residual <= 1e-3 * value
+        smallest = float(at["smallest_singular_value_operator"])
+        assert smallest == pytest.approx(values[-1], rel=1e-4)
+        condition = float(at["condition_number_operator"])
+        assert condition == pytest.approx(values[0] / values[-1], rel=1e-4)
         ratio = float(at["participation_ratio_operator_circular"])
         if isinstance(module, nn.Linear) or module.padding_mode == "circular":
             energies = values**2
@@ -59,3 +65,26 @@ def test_an_orthogonal_convolution_passes_on_every_direction() -> None:
     ).isel(layer=0)
     assert float(found["participation_ratio_operator_circular"]) == pytest.approx(48.0)
     assert float(found["largest_singular_value_operator"]) == pytest.approx(2.0)
+    assert float(found["condition_number_operator"]) == pytest.approx(1.0, rel=1e-5)
+    assert float(found["condition_number_operator_circular"]) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_what_has_not_converged_is_left_out_with_its_bound() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(9)),
+        *(nn.Flatten(), nn.Linear(8, 3)),
+    )
+    batch = torch.randn(6, 3, 9, 9), torch.arange(6) % 3
+    found = probed(*(model, nn.functional.cross_entropy, batch), diagnostics=["operator-spectrum"])
+    text = str(found["not_defined"].sel(layer="1").item())
+    bound = float(re.findall(r"at most ([\d.e-]+), has not converged after 40 steps", text)[0])
+    assert found["condition_number_operator"].sel(layer="1").isnull()
+    assert found["smallest_singular_value_operator"].sel(layer="1").isnull()
+    weight = model[1].weight.detach().double()
+    exact = np.linalg.svd(unrolled(model[1], weight.numpy(), (8, 9, 9)), compute_uv=False)
+    assert exact[-1] <= bound
+    assert float(found["largest_singular_value_operator"].sel(layer="1")) <= exact[0] * (1 + 1e-6)
+    assert found["condition_number_operator_circular"].sel(layer="1") > 20.0
+    first = found["condition_number_operator"].sel(layer="0")
+    assert np.isfinite(float(first))

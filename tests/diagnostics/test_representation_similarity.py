@@ -34,7 +34,9 @@ def batch(n_samples: int = 20) -> tuple[Tensor, Tensor]:
     return x, torch.arange(n_samples) % 3
 
 
-def measured(model: nn.Module, *, n_samples: int = 20, draws: int = 64, **given: object) -> xr.Dataset:
+def measured(
+    model: nn.Module, *, n_samples: int = 20, draws: int = 64, **given: object
+) -> xr.Dataset:
     with Probe(model, LOSS, diagnostics=NAMES, draws=draws, **given) as probe:  # type: ignore[arg-type]
         ds = probe.measure(*batch(n_samples))
     validate(ds)

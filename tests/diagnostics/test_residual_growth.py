@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_the_stream_of_a_residual_network_is_followed_through_its_normalisations
         # A normalisation over samples is taken as part of what comes before it.
         norms[-1] = float(model.norm(model.streams(batch())[-1]).detach().norm())
     names = ["blocks.0.down", "blocks.1.down", "blocks.2.down"]
-    growths = [b / a for a, b in zip(norms, norms[1:], strict=False)]
+    growths = [after / before for before, after in pairwise(norms)]
     values = found["residual_growth"].sel(layer=names).values
     np.testing.assert_allclose(values, growths, rtol=1e-5)
     assert found["residual_growth_largest"].item() == pytest.approx(max(growths), rel=1e-5)
@@ -110,7 +112,9 @@ def test_nothing_grows_from_zero() -> None:
     assert "the activations before it are all zero" in text
 
 
-@pytest.mark.parametrize("name", ["residual", "language model", "vision transformer", "dense network"])
+@pytest.mark.parametrize(
+    "name", ["residual", "language model", "vision transformer", "dense network"]
+)
 def test_every_layer_has_a_number_or_a_reason(name: str) -> None:
     made = CASES[name].make()
     found = probed(made.model, made.loss, (made.x, made.y), diagnostics=NAMES)

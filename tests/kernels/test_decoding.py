@@ -14,18 +14,22 @@ from torch import Tensor
 
 from alignlab.kernels.decoding import (
     PENALTIES,
-    centred_gram,
     explained_share,
     held_out_accuracy,
     held_out_residuals,
     held_out_share,
     mean_residuals,
 )
+from alignlab.kernels.similarity import centred_gram
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
     stream = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=stream, dtype=torch.float64)
+
+
+def about_mean(x: Tensor) -> Tensor:
+    return centred_gram(x @ x.mT)
 
 
 def folded(n_samples: int, count: int, *, seed: int = 0) -> list[Tensor]:
@@ -50,7 +54,7 @@ def test_residuals_are_those_of_fits_that_have_not_seen_the_fold(
 ) -> None:
     x, y = noise(*shape) + 2.0, noise(shape[0], 3, seed=1) - 1.0
     folds = folded(shape[0], 5)
-    found = held_out_residuals(centred_gram(x), y, folds, penalties=[penalty])
+    found = held_out_residuals(about_mean(x), y, folds, penalties=[penalty])
     centred = x - x.mean(0)
     weight = penalty * float(centred.square().sum(1).mean())
     for fold in folds:
@@ -63,19 +67,19 @@ def test_residuals_are_those_of_fits_that_have_not_seen_the_fold(
 def test_a_penalty_is_chosen_without_the_residuals_of_the_fold_itself() -> None:
     x, y = clusters(20, 6, apart=0.4)
     folds = folded(20, 4)
-    gram = centred_gram(x)
+    gram = about_mean(x)
     each = [held_out_residuals(gram, y, folds, penalties=[p]) for p in PENALTIES]
     found = held_out_residuals(gram, y, folds, penalties=PENALTIES)
     for fold in folds:
         rest = torch.tensor([k for k in range(20) if k not in fold.tolist()])
-        best = min(each, key=lambda r: float(r[rest].square().sum()))  # noqa: B023
+        best = min(each, key=lambda r: float(r[rest].square().sum()))
         torch.testing.assert_close(found[fold], best[fold])
 
 
 def test_several_targets_are_fitted_one_by_one() -> None:
     x, _ = clusters(20, 6, apart=1.0)
     targets = noise(4, 20, 3, seed=5)
-    folds, gram = folded(20, 4), centred_gram(x)
+    folds, gram = folded(20, 4), about_mean(x)
     found = held_out_residuals(gram, targets, folds, penalties=PENALTIES)
     for k in range(4):
         each = held_out_residuals(gram, targets[k], folds, penalties=PENALTIES)
@@ -93,7 +97,7 @@ def test_the_baseline_is_the_mean_of_the_other_folds() -> None:
         torch.testing.assert_close(found[fold], y[fold] - y[seen].mean(0))
     assert held_out_share(found, found).item() == 0.0
     nothing = torch.full((6, 3), 0.1)
-    useless = held_out_residuals(centred_gram(nothing), y[:6], folded(6, 3), penalties=[1.0])
+    useless = held_out_residuals(about_mean(nothing), y[:6], folded(6, 3), penalties=[1.0])
     torch.testing.assert_close(useless, mean_residuals(y[:6], folded(6, 3)))
 
 
@@ -101,7 +105,7 @@ def test_separate_classes_are_told_apart_and_noise_tells_nothing() -> None:
     folds = folded(60, 5)
     for apart, accuracy, share in ((4.0, 1.0, 0.8), (0.0, 1 / 3, 0.0)):
         x, y = clusters(60, 10, apart=apart)
-        found = held_out_residuals(centred_gram(x), y, folds, penalties=PENALTIES)
+        found = held_out_residuals(about_mean(x), y, folds, penalties=PENALTIES)
         assert held_out_accuracy(found, y).item() == pytest.approx(accuracy, abs=0.15)
         explained = held_out_share(found, mean_residuals(y, folds)).item()
         assert explained > share if share else explained < 0.05
@@ -113,15 +117,15 @@ def test_no_rotation_scale_or_shift_of_the_features_changes_it(seed: int, expone
     x, y = clusters(12, 4, apart=1.0, seed=seed)
     turn, _ = torch.linalg.qr(noise(4, 4, seed=seed + 2))
     folds = folded(12, 3)
-    expected = held_out_residuals(centred_gram(x), y, folds, penalties=[0.1])
+    expected = held_out_residuals(about_mean(x), y, folds, penalties=[0.1])
     for same in (x @ turn, 10.0**exponent * x, x + 3.0):
-        found = held_out_residuals(centred_gram(same), y, folds, penalties=[0.1])
+        found = held_out_residuals(about_mean(same), y, folds, penalties=[0.1])
         torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
 def test_without_a_penalty_the_explained_share_is_that_of_least_squares() -> None:
     x, y = clusters(30, 5, apart=1.0)
-    share, chance = explained_share(centred_gram(x), y, penalty=torch.tensor(1e-9).double())
+    share, chance = explained_share(about_mean(x), y, penalty=torch.tensor(1e-9).double())
     model = LinearRegression().fit(x.numpy(), y.numpy())
     missed = y.numpy() - model.predict(x.numpy())
     centred = (y - y.mean(0)).numpy()
@@ -136,7 +140,7 @@ def test_without_a_penalty_the_explained_share_is_that_of_least_squares() -> Non
 
 def test_its_mean_over_all_permutations_is_the_stated_one() -> None:
     x, y = noise(6, 2) + 1.0, one_hot(6, 3)
-    gram, penalty = centred_gram(x), torch.tensor(0.2).double()
+    gram, penalty = about_mean(x), torch.tensor(0.2).double()
     shares = [explained_share(gram, y[list(o)], penalty=penalty)[0] for o in permutations(range(6))]
     _, chance = explained_share(gram, y, penalty=penalty)
     assert torch.stack(shares).mean().item() == pytest.approx(chance.item())
@@ -145,18 +149,18 @@ def test_its_mean_over_all_permutations_is_the_stated_one() -> None:
 def test_layers_are_explained_one_by_one() -> None:
     x, y = noise(3, 9, 4), one_hot(9, 3)
     penalty = torch.tensor([0.1, 0.2, 0.3]).double()
-    share, chance = explained_share(centred_gram(x), y, penalty=penalty)
+    share, chance = explained_share(about_mean(x), y, penalty=penalty)
     for k in range(3):
-        one, other = explained_share(centred_gram(x[k]), y, penalty=penalty[k])
+        one, other = explained_share(about_mean(x[k]), y, penalty=penalty[k])
         torch.testing.assert_close(share[k], one)
         torch.testing.assert_close(chance[k], other)
 
 
 def test_features_that_do_not_differ_explain_nothing_and_equal_targets_are_undefined() -> None:
     y = one_hot(6, 3)
-    gram = centred_gram(torch.full((6, 4), 0.1))
+    gram = about_mean(torch.full((6, 4), 0.1))
     assert gram.abs().max() == 0.0
     share, chance = explained_share(gram, y, penalty=torch.tensor(0.1).double())
     assert (share.item(), chance.item()) == (pytest.approx(0.0), pytest.approx(0.0))
     same = torch.ones(6, 2)
-    assert torch.isnan(explained_share(centred_gram(noise(6, 4)), same, penalty=share + 1)[0])
+    assert torch.isnan(explained_share(about_mean(noise(6, 4)), same, penalty=share + 1)[0])

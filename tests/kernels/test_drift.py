@@ -122,15 +122,17 @@ def test_shares_add_up_to_one_whatever_the_scale_and_the_rotation(
 ) -> None:
     terms = noise(4, n, seed=seed)
     terms[0] += 3.0 * torch.sign(terms.sum(0))
-    shares = term_shares(terms)
+    shares = term_shares(terms, terms.sum(0))
     assert shares.sum().item() == pytest.approx(1.0)
     turn, _ = torch.linalg.qr(noise(n, n, seed=seed + 1))
-    torch.testing.assert_close(term_shares(10.0**exponent * terms @ turn), shares)
+    turned = 10.0**exponent * terms @ turn
+    torch.testing.assert_close(term_shares(turned, turned.sum(0)), shares)
 
 
 def test_nothing_that_changes_has_no_shares() -> None:
-    assert torch.isnan(term_shares(torch.zeros(3, 4))).all()
-    assert torch.isnan(term_shares(torch.tensor([[1.0], [-1.0]]))).all()
+    assert torch.isnan(term_shares(torch.zeros(3, 4), torch.zeros(4))).all()
+    found = term_shares(torch.tensor([[1.0], [-1.0]]), torch.zeros(1))
+    assert not torch.isfinite(found).any()
 
 
 def test_batches_are_taken_one_by_one() -> None:
@@ -138,11 +140,9 @@ def test_batches_are_taken_one_by_one() -> None:
     signal, leading, bias = noise(3, 4), noise(3, 4, seed=1), torch.tensor([[1.0], [0.0], [1.0]])
     found = own_drift(mean, gradient, signal, leading, bias=bias)
     inherited = inherited_drift(weight, step, mean)
-    shares = term_shares(found)
+    shares = term_shares(found, found.sum(1))
     for k in range(3):
         each = own_drift(mean[k], gradient[k], signal[k], leading[k], bias=bias[k])
         torch.testing.assert_close(found[k], each)
-        torch.testing.assert_close(
-            inherited[k], inherited_drift(weight[k], step[k], mean[k])
-        )
-        torch.testing.assert_close(shares[k], term_shares(each))
+        torch.testing.assert_close(inherited[k], inherited_drift(weight[k], step[k], mean[k]))
+        torch.testing.assert_close(shares[k], term_shares(each, each.sum(0)))

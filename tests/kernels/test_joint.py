@@ -13,9 +13,7 @@ from alignlab.kernels.joint import joint_cosine, products_and_energies
 SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 
 
-def parts(
-    sizes: list[int], seed: int, rows: int
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def parts(sizes: list[int], seed: int, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     stream = torch.Generator().manual_seed(seed)
     scales = 10.0 ** torch.randint(-3, 4, (len(sizes),), generator=stream)
     return (

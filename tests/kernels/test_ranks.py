@@ -16,7 +16,7 @@ from alignlab.kernels.ranks import (
     numerical_rank,
     participation_ratio,
     relative_energies,
-    scaled_gram,
+    scaled_grams,
     spectral_rank,
     stable_rank,
 )
@@ -114,8 +114,9 @@ def test_what_is_not_finite_has_no_rank_and_spoils_no_other() -> None:
 def test_effective_dimensions_follow_from_scaled_gram_matrices(
     seed: int, centred: bool, scale: float
 ) -> None:
-    matrix = scale * rows(7, 4, seed=seed)
-    found = relative_energies(scaled_gram(matrix, centred=centred))
+    shape = (7, 4) if seed % 2 else (4, 7)
+    matrix = scale * (rows(*shape, seed=seed) + 3.0)
+    found = relative_energies(scaled_grams(matrix)[int(centred)])
     exact = energies(matrix, centred=centred)
     for measure in (*MEASURES, spectral_rank):
         assert float(measure(found)) == pytest.approx(float(measure(exact)))

@@ -26,7 +26,9 @@ def test_accuracy_is_the_share_of_right_argmaxes_whatever_the_scale(
     found = accuracy(torch.as_tensor(logits * scale), torch.as_tensor(classes))
     assert float(found) == pytest.approx(expected)
     order = rng.permutation(c)
-    turned = accuracy(torch.as_tensor(logits[:, order]), torch.as_tensor(np.argsort(order)[classes]))
+    turned = accuracy(
+        torch.as_tensor(logits[:, order]), torch.as_tensor(np.argsort(order)[classes])
+    )
     assert float(turned) == pytest.approx(expected)
 
 

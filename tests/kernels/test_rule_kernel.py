@@ -35,6 +35,9 @@ MODULES = {
     "conv2d, grouped": (nn.Conv2d(4, 6, 3, groups=2, padding="same"), (4, 5, 4)),
     "conv2d, circular": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 4, 4)),
     "conv3d": (nn.Conv3d(1, 2, 2), (1, 3, 3, 3)),
+    "conv1d, dilated": (nn.Conv1d(2, 3, 3, stride=2, dilation=2), (2, 8)),
+    "conv2d, transposed": (nn.ConvTranspose2d(4, 2, 3, stride=2, groups=2), (4, 3, 3)),
+    "conv1d, transposed": (nn.ConvTranspose1d(2, 3, 3, stride=2, output_padding=1), (2, 4)),
     "linear at a grid of positions": (nn.Linear(4, 3, bias=True), (2, 5, 4)),
 }
 
@@ -109,27 +112,28 @@ def test_a_sketched_cosine_is_that_of_the_kernels_within_its_error() -> None:
     exact = float(kernel_cosine(one, other))
     values, errors = [], []
     for seed in range(400):
-        u, v = normal(8, n, seed=100 + seed), normal(8, n, seed=10_000 + seed)
-        found = sketched_cosine(u @ one @ v.T, u @ other @ v.T)
+        v = normal(8, n, seed=100 + seed)
+        found = sketched_cosine(v @ one @ v.T, v @ other @ v.T)
         values.append(float(found.value))
         errors.append(float(found.standard_error))
     assert np.mean(values) == pytest.approx(exact, abs=0.03)
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(values), rel=0.35)
-    assert float(sketched_cosine(u @ one @ v.T, u @ one @ v.T).value) == pytest.approx(1.0)
+    # Of pairs the jackknife says somewhat too much.
+    assert 0.9 < np.sqrt(np.mean(np.square(errors))) / np.std(values) < 1.6
+    assert float(sketched_cosine(v @ one @ v.T, v @ one @ v.T).value) == pytest.approx(1.0)
 
 
 def test_a_sketched_norm_is_that_of_the_kernel_within_its_error() -> None:
     kernel = normal(30, 30, seed=0)
     found = [
-        sketched_norm(normal(8, 30, seed=s + 1) @ kernel @ normal(8, 30, seed=s + 5000).T)
-        for s in range(400)
+        sketched_norm(v @ kernel @ v.T) for v in (normal(8, 30, seed=s + 1) for s in range(400))
     ]
     squares = np.array([float(each.value) ** 2 for each in found])
     error = squares.std() / len(squares) ** 0.5
     assert abs(squares.mean() - float(kernel.square().sum())) < 4.0 * error
     errors = [float(each.standard_error) for each in found]
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.sqrt(squares).std(), rel=0.25)
-    assert torch.isnan(sketched_norm(kernel[:1, :4]).standard_error)
+    assert 0.9 < np.sqrt(np.mean(np.square(errors))) / np.sqrt(squares).std() < 1.6
+    assert torch.isnan(sketched_norm(kernel[:2, :2]).standard_error)
+    assert torch.isnan(sketched_norm(kernel[:1, :1]).value)
 
 
 def test_the_products_of_a_sketch_are_unbiased() -> None:

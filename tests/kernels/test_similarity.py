@@ -14,11 +14,13 @@ from torch import Tensor
 
 from alignlab.kernels.cosines import cosine
 from alignlab.kernels.similarity import (
+    centred_gram,
     debiased_gram,
     debiased_similarity,
     dissimilarity_ranks,
     permutation_sd,
     permuted,
+    sample_products,
 )
 
 
@@ -27,8 +29,16 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=stream, dtype=torch.float64)
 
 
+def debiased(x: Tensor) -> Tensor:
+    return debiased_gram(sample_products(x)[0])
+
+
+def ranks_of(x: Tensor) -> Tensor:
+    return dissimilarity_ranks(*sample_products(x), n_units=x.shape[-1])
+
+
 def similarity(x: Tensor, y: Tensor) -> Tensor:
-    return debiased_similarity(debiased_gram(x), debiased_gram(y))
+    return debiased_similarity(debiased(x), debiased(y))
 
 
 def unbiased_hsic(k: np.ndarray, m: np.ndarray) -> float:
@@ -56,14 +66,21 @@ def test_it_is_the_ratio_of_unbiased_independence_criteria(shape: tuple[int, int
     k, m = (x @ x.T).numpy(), (y @ y.T).numpy()
     expected = unbiased_hsic(k, m) / np.sqrt(unbiased_hsic(k, k) * unbiased_hsic(m, m))
     assert similarity(x, y).item() == pytest.approx(expected, abs=1e-12)
-    product = (debiased_gram(x) * debiased_gram(x)).sum()
-    scale = (x - x.mean(0)).abs().max() ** 4
+    product = (debiased(x) * debiased(x)).sum()
+    scale = (x - x.mean(0)).square().sum(1).mean() ** 2
     found = float(product * scale / (n_samples * (n_samples - 3)))
     assert found == pytest.approx(unbiased_hsic(k, k))
 
 
+def test_the_centred_gram_is_that_of_centred_samples() -> None:
+    x = noise(7, 4) + 3.0
+    centred = x - x.mean(0)
+    expected = centred @ centred.T / centred.square().sum(1).mean()
+    torch.testing.assert_close(centred_gram(sample_products(x)[0]), expected)
+
+
 def test_rows_of_a_debiased_gram_add_up_to_zero() -> None:
-    gram = debiased_gram(noise(3, 8, 5) + 2.0)
+    gram = debiased(noise(3, 8, 5) + 2.0)
     assert gram.sum(-1).abs().max() < 1e-12
     assert torch.diagonal(gram, dim1=-2, dim2=-1).abs().max() == 0.0
     torch.testing.assert_close(gram, gram.mT)
@@ -105,7 +122,7 @@ def test_what_two_representations_share_is_found_at_any_width() -> None:
 
 @pytest.mark.parametrize("n_samples", [4, 5, 6])
 def test_over_all_permutations_it_has_mean_zero_and_the_stated_sd(n_samples: int) -> None:
-    first, second = (debiased_gram(noise(n_samples, 3, seed=k) + 0.4) for k in range(2))
+    first, second = (debiased(noise(n_samples, 3, seed=k) + 0.4) for k in range(2))
     found = torch.stack(
         [
             debiased_similarity(first, permuted(second, torch.tensor(order)))
@@ -118,7 +135,7 @@ def test_over_all_permutations_it_has_mean_zero_and_the_stated_sd(n_samples: int
 
 def test_a_permuted_gram_is_that_of_permuted_samples() -> None:
     x, order = noise(7, 4), torch.tensor([3, 0, 6, 1, 5, 2, 4])
-    torch.testing.assert_close(permuted(debiased_gram(x), order), debiased_gram(x[order]))
+    torch.testing.assert_close(permuted(debiased(x), order), debiased(x[order]))
 
 
 @given(seed=st.integers(0, 2**31), n_samples=st.integers(4, 9), n=st.integers(3, 6))
@@ -128,22 +145,22 @@ def test_dissimilarities_are_compared_as_scipy_does(seed: int, n_samples: int, n
     above = np.triu_indices(n_samples, 1)
     first, second = ((1.0 - np.corrcoef(each.numpy()))[above] for each in (x, y))
     expected = stats.spearmanr(first.round(10), second.round(10)).statistic
-    found = cosine(dissimilarity_ranks(x), dissimilarity_ranks(y)).item()
+    found = cosine(ranks_of(x), ranks_of(y)).item()
     assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
     ranks = stats.rankdata(first.round(10))
-    np.testing.assert_allclose(dissimilarity_ranks(x).numpy(), ranks - ranks.mean())
+    np.testing.assert_allclose(ranks_of(x).numpy(), ranks - ranks.mean())
 
 
 def test_ties_have_the_mean_of_their_ranks() -> None:
     # Samples 0 and 1 alike, and both as far from sample 2.
     x = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    assert dissimilarity_ranks(x).tolist() == [-1.0, 0.5, 0.5]
+    assert ranks_of(x).tolist() == [-1.0, 0.5, 0.5]
 
 
 def test_over_all_permutations_ranks_correlate_by_nothing_on_average() -> None:
     x, y = noise(5, 4), noise(5, 3, seed=1)
-    fixed = dissimilarity_ranks(x)
-    found = [cosine(fixed, dissimilarity_ranks(y[list(o)])).item() for o in permutations(range(5))]
+    fixed = ranks_of(x)
+    found = [cosine(fixed, ranks_of(y[list(o)])).item() for o in permutations(range(5))]
     assert np.mean(found) == pytest.approx(0.0, abs=1e-12)
 
 
@@ -151,12 +168,12 @@ def test_what_does_not_differ_between_samples_is_undefined() -> None:
     x, same = noise(6, 3), torch.full((6, 3), 0.1)
     assert torch.isnan(similarity(x, same))
     assert torch.isnan(similarity(x, torch.zeros(6, 3)))
-    assert torch.isnan(cosine(dissimilarity_ranks(x), dissimilarity_ranks(same)))
+    assert torch.isnan(cosine(ranks_of(x), ranks_of(same)))
 
 
 def test_batches_are_compared_one_by_one() -> None:
     x, y = noise(3, 7, 4), noise(3, 7, 6, seed=1)
     each = torch.stack([similarity(a, b) for a, b in zip(x, y, strict=True)])
     torch.testing.assert_close(similarity(x, y), each)
-    ranks = torch.stack([dissimilarity_ranks(a) for a in x])
-    torch.testing.assert_close(dissimilarity_ranks(x), ranks)
+    ranks = torch.stack([ranks_of(a) for a in x])
+    torch.testing.assert_close(ranks_of(x), ranks)

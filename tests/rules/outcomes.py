@@ -40,6 +40,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("pfa", {"distribution": "orthogonal"}),
     ("brsf", {"distribution": "uniform"}),
     ("oracle-dfa", {"aim": "jacobian"}),
+    ("aligned-dfa", {"factors": "nmf"}),
     ("forward-gradient", {"tangents": 2, "orthogonal": True}),
     ("node-perturbation", {"tangents": 2}),
     ("predictive-coding", {"prediction": "fixed"}),

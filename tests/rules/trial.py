@@ -40,8 +40,14 @@ WHOLE = {
 """Windows that hold all steps, by label."""
 TOP = {"dtp", *FITTED}
 """Rules whose signal at the top entry is the true one, but for its size."""
-UNDRAWN = {"ebd", "ebd(function=tanh)", "dkp(initial=zeros)", *FITTED, "applied", "displacement"}
-"""Rules with a seed that is that of the chance level alone, or with no feedback at first."""
+UNDRAWN = {
+    *("ebd", "ebd(function=tanh)", "dkp(initial=zeros)", *FITTED, "applied", "displacement"),
+    *("aligned-dfa", "aligned-dfa(factors=nmf)"),
+}
+"""Rules with a seed that is that of the chance level alone, or with no feedback at first.
+
+Or of a choice among few, in which two seeds may agree.
+"""
 WITHOUT_ENTRY = {"node-perturbation", "node-perturbation(tangents=2)", "pepita"}
 """Rules whose signals are at the pre-activations alone."""
 

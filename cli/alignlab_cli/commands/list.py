@@ -15,6 +15,7 @@ __all__ = ["command"]
 KINDS = {
     "rules": "alignlab.rules",
     "diagnostics": "alignlab.diagnostics",
+    "analyses": "alignlab.analyses",
     "figures": "alignlab.figures",
     "datasets": "alignlab.datasets",
     "models": "alignlab.models",
