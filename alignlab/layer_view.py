@@ -8,44 +8,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignlab.engine.updates import Updates
-from alignlab.kernels.cosines import wide
+from alignlab.kernels.beside import Beside, beside, products
 from alignlab.kernels.positions import PositionProducts, shares_positions
 from alignlab.sites import ENTRY, Layer
 
 if TYPE_CHECKING:
     from alignlab.engine.capture import Capture
 
-__all__ = ["LayerView", "LocalMap", "Reference"]
+__all__ = ["LayerView", "LocalMap"]
 
-
-@final
-@dataclass(frozen=True)
-class Reference:
-    """A signal prepared to be compared with many others.
-
-    Attributes:
-        unit: Rows of unit norm, float64, shape ``(n_samples, n)``; zero where undefined.
-        norms: Norms of the rows, shape ``(n_samples,)``.
-        defined: Rows that have a direction, boolean, shape ``(n_samples,)``.
-        mean: Mean over samples, shape ``(n,)``.
-    """
-
-    unit: Tensor
-    norms: Tensor
-    defined: Tensor
-    mean: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor) -> Reference:
-        """Prepare rows, shape ``(n_samples, n)``."""
-        rows = wide(rows)
-        norms = rows.norm(dim=1)
-        defined = torch.isfinite(norms) & (norms > 0)
-        unit = torch.where(defined.unsqueeze(1), rows / norms.unsqueeze(1), 0.0)
-        return cls(unit, norms, defined, rows.mean(0))
+_MOST_ROWS = 4096
+"""Inputs of all samples and positions above which their products take too much room."""
 
 
 @final
@@ -98,27 +74,30 @@ class LayerView:
         self.shared: Final = shared
         self.local = LocalMap()
         self._fold = fold
-        self._references: dict[str, Reference] = {}
+        self._beside: dict[str, Beside] = {}
+        self._products: tuple[Tensor, Tensor, Tensor] | None = None
+        self._of_samples: Tensor | None = None
 
     def site(self, name: str) -> Tensor | None:
         """Return the signal at a site, one row per sample, or None where there is none."""
         signal = self.entry if name == ENTRY else self.preactivation
         return None if signal is None else signal.reshape(signal.shape[0], -1)
 
-    def reference(self, site: str) -> Reference | None:
-        """Return the signal at a site, prepared once; None where there is none."""
-        rows = self.site(site)
-        if rows is None:
+    def beside(self, true: LayerView, site: str) -> Beside | None:
+        """Return what the signal and the true one at a site say of each other, worked out once."""
+        first, second = true.site(site), self.site(site)
+        if first is None or second is None:
             return None
-        if site not in self._references:
-            self._references[site] = Reference.of(rows)
-        return self._references[site]
+        if site not in self._beside:
+            self._beside[site] = beside(first, second)
+        return self._beside[site]
 
     def to_entry(self, tangent: Tensor) -> Tensor:
         """Carry a tangent from the pre-activation to the entry, the adjoint of the local map.
 
         Args:
-            tangent: Shape ``(n_samples, ...)``, of as many entries as the pre-activation.
+            tangent: Shape ``(n_samples, ...)``, of as many entries as the pre-activation; one
+                sample stands for all.
 
         Returns:
             Shape ``(n_samples, *entry_shape)``.
@@ -127,9 +106,10 @@ class LayerView:
             MeasurementError: An operation on the way cannot be differentiated twice.
         """
         tangent = tangent.reshape(-1, *self.layer.shape)
-        if self.local.gain is None:
-            return self.capture.to_entry(self.layer, tangent)
-        return (self.local.gain * tangent).reshape(-1, *self.layer.entry_shape)
+        if self.local.gain is not None:
+            return (self.local.gain * tangent).reshape(-1, *self.layer.entry_shape)
+        whole = tangent.expand(self.capture.n_samples, *self.layer.shape)
+        return self.capture.to_entry(self.layer, whole)
 
     @cached_property
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
@@ -146,6 +126,77 @@ class LayerView:
         several calls are those of all of them together.
         """
         return self.gradients if other.is_local else self.whole
+
+    def weight_products(self, true: LayerView) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return the product of the weight gradient with the true one, and both energies.
+
+        They are worked out once. None where there is no such gradient.
+        """
+        exact, found = true.gradients_beside(self)[0], self.gradients[0]
+        if exact is None or found is None:
+            return None
+        if self._products is None:
+            self._products = products(exact, found)
+        return self._products
+
+    @cached_property
+    def input_products(self) -> Tensor | None:
+        """Products of the layer's inputs with one another, a row for each sample and position.
+
+        None where these are no shorter way to the energies of weight gradients.
+        """
+        if not isinstance(self.capture.module_of(self.layer), nn.Linear):
+            return None
+        rows = self.capture.input_of(self.layer).flatten(0, -2)
+        return rows @ rows.T if len(rows) <= min(rows.shape[1], _MOST_ROWS) else None
+
+    def weight_energy(self, true: LayerView) -> Tensor | None:
+        """Return the squared norm of a redraw's weight gradient, in the signal's own precision.
+
+        Args:
+            true: The layer under backpropagation.
+
+        Returns:
+            Scalar; None where the weight does not learn.
+        """
+        if true.gradients[0] is None or self.preactivation is None:
+            return None
+        found = self._sample_products(true)
+        if found is not None:
+            return found.sum()
+        weight = self.gradients[0]
+        return None if weight is None else torch.linalg.vector_norm(weight).square()
+
+    def energy_across_halves(self, true: LayerView) -> Tensor | None:
+        """Return the product of a redraw's weight gradients of the two halves of the samples.
+
+        Args:
+            true: The layer under backpropagation.
+
+        Returns:
+            Scalar, in the signal's own precision; None where the weight does not learn.
+        """
+        if true.gradients[0] is None or self.preactivation is None:
+            return None
+        found = self._sample_products(true)
+        if found is not None:
+            in_first = self._fold.to(found).repeat_interleave(len(found) // len(self._fold))
+            return in_first @ found @ (1.0 - in_first)
+        halves = self.weight_halves
+        return None if halves is None else torch.dot(halves[0].flatten(), halves[1].flatten())
+
+    def _sample_products(self, true: LayerView) -> Tensor | None:
+        r"""Return products of the weight gradients of single inputs of a Linear layer.
+
+        They are :math:`\langle\delta_i, \delta_j\rangle \langle x_i, x_j\rangle`.
+        """
+        if true.input_products is None:
+            return None
+        if self._of_samples is None:
+            assert self.preactivation is not None
+            rows = self.preactivation.flatten(0, -2)
+            self._of_samples = true.input_products * (rows @ rows.T)
+        return self._of_samples
 
     @cached_property
     def weight_halves(self) -> tuple[Tensor, Tensor] | None:

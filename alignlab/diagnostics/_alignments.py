@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading
+from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, NotDefined, Reading
 from alignlab.diagnostics._chance import Chance, adjusted_statuses, chance_of, readings
 from alignlab.diagnostics._closed_forms import Null, Place, closed_forms, spread
 from alignlab.diagnostics._null_views import redrawn_views
@@ -29,12 +29,17 @@ Observed = tuple[float, float]
 """An alignment and how many samples had no direction."""
 
 
-def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -> Iterator[Reading]:
+def alignments(
+    snapshot: Snapshot, diagnostics: Mapping[str, AlignmentDiagnostic]
+) -> Iterator[tuple[str, Reading | NotDefined]]:
     """Yield all readings of the alignment diagnostics, chance levels included.
 
     Args:
         snapshot: The probing.
-        diagnostics: What to compare.
+        diagnostics: What to compare, by name.
+
+    Yields:
+        Name of the diagnostic, and what it says or why it says nothing of a layer.
     """
     if not diagnostics:
         return
@@ -42,7 +47,9 @@ def alignments(snapshot: Snapshot, diagnostics: Sequence[AlignmentDiagnostic]) -
     for measured in snapshot.rules:
         backward = snapshot.passes[measured.label]
         views = {layer.name: snapshot.view(layer, backward) for layer in snapshot.layers}
-        yield from _Alignments(snapshot, measured, true, views, tuple(diagnostics)).readings()
+        found = _Alignments(snapshot, measured, true, views, tuple(diagnostics.values()))
+        for number, reading in found.readings():
+            yield list(diagnostics)[number], reading
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class _Alignments:
         """Layers whose gradient under the rule is not exact by construction."""
         return [layer.name for layer in self.snapshot.compared(self.measured)]
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[tuple[int, Reading | NotDefined]]:
         """Yield alignments with their chance levels, and what is recorded beside them."""
         comparisons: dict[Place, Comparison] = {}
         for number in range(len(self.diagnostics)):
@@ -81,9 +88,14 @@ class _Alignments:
         observed, drawn = _on_the_host(comparisons, self._redrawn(missing))
         for number in range(len(self.diagnostics)):
             own = {place: each for place, each in observed.items() if place[0] == number}
-            yield from self._placed(number, own, nulls | drawn)
-            if not self.measured.is_drawn:
-                yield from self._described(number)
+            for reading in self._placed(number, own, nulls | drawn):
+                yield number, reading
+            for reading in () if self.measured.is_drawn else self._described(number):
+                yield number, reading
+            for name, view in self.true.items():
+                because = self.diagnostics[number].undefined(view, self.observed[name])
+                if because:
+                    yield number, NotDefined(because, self.measured.label, name)
 
     def _compared(self, number: int, name: str, views: Views) -> Mapping[Key, Comparison]:
         """Return what a diagnostic says of a layer, or of the whole network."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alignlab.snapshot import Snapshot
 
 __all__ = [
+    "Adjoint",
     "AlignmentDiagnostic",
     "Comparison",
     "Diagnostic",
@@ -85,6 +86,19 @@ class Comparison:
     undefined: Tensor
 
 
+@dataclass(frozen=True)
+class Adjoint:
+    r"""A tensor T of products :math:`\langle T_i, B e_i\rangle` with what enters at a layer.
+
+    Attributes:
+        rows: T in the shape of the entry with its samples; with one sample, which is that of all.
+        factors: By which every sample is multiplied, shape ``(n_samples,)``; None for 1.
+    """
+
+    rows: Tensor
+    factors: Tensor | None = None
+
+
 class Diagnostic(ABC):
     """Named, dimensioned numbers of one probing.
 
@@ -134,7 +148,7 @@ class AlignmentDiagnostic(Diagnostic):
         del true, approximate
         return {}
 
-    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         r"""Return, where they exist, tensors T with statistic = <E B^T, T> to first order.
 
         Args:
@@ -142,21 +156,19 @@ class AlignmentDiagnostic(Diagnostic):
             energies: Mean energy over redraws, by statistic.
 
         Returns:
-            T in the shape of the entry with its samples, by statistic; the statistics
-            that are left out have no closed form.
+            T by statistic; the statistics that are left out have no closed form.
         """
         del true, energies
         return {}
 
-    def rates(self, true: LayerView) -> Mapping[Key, Tensor]:
-        r"""Return, where they exist, T of a share of rows with :math:`\langle T_i, B e_i\rangle>0`.
+    def rates(self, true: LayerView) -> Mapping[Key, Adjoint]:
+        r"""Return, where they exist, T of shares of samples with positive products.
 
         Args:
             true: The layer under backpropagation.
 
         Returns:
-            T in the shape of the entry with its samples, by statistic; rows of samples without
-            a direction are zero.
+            T by statistic; rows of samples without a direction are zero.
         """
         del true
         return {}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._base import AlignmentDiagnostic, Key
+from alignlab.diagnostics._base import Adjoint, AlignmentDiagnostic, Key
 from alignlab.diagnostics._chance import largest_spread
 from alignlab.diagnostics._null_views import direct_views
 from alignlab.diagnostics._together import fetched
@@ -30,7 +30,7 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 
 __all__ = ["Null", "Place", "closed_forms", "spread"]
 
-STAGES = (4, 16)
+STAGES = (4, 8, 16)
 """Redraws after which norms are looked at; what has not concentrated by then has no closed form."""
 
 RATE_DRAWS = 1000
@@ -38,6 +38,8 @@ RATE_DRAWS = 1000
 
 _LARGEST_PRODUCT = 2**24
 """Entries of a product of two signals above which only Gram matrices of the samples are formed."""
+
+_FEW_UNITS = 1024
 
 Place = tuple[int, str, Key]
 """Number of a diagnostic, name of a layer, statistic."""
@@ -222,28 +224,36 @@ def _rounding(signal: Tensor) -> float:
 def _deviations(
     diagnostic: AlignmentDiagnostic, true: LayerView, energies: Mapping[Key, Tensor], sent: Tensor
 ) -> dict[Key, Tensor]:
+    """Return deviations of products with feedback whose entries have variance one."""
     try:
         adjoints = diagnostic.adjoints(true, energies)
     except MeasurementError:
         return {}
-    result = {}
-    for key, adjoint in adjoints.items():
-        rows = adjoint.reshape(adjoint.shape[0], -1)
-        result[key] = _product_norm(rows, sent.to(rows))
-    return result
+    return {key: _product_norm(adjoint, sent) for key, adjoint in adjoints.items()}
 
 
-def _product_norm(first: Tensor, second: Tensor) -> Tensor:
-    r"""Return :math:`\|A^\top B\|_F`, by way of the smaller of the product and the Grams."""
-    if first.shape[1] * second.shape[1] <= _LARGEST_PRODUCT:
-        result: Tensor = wide(first.T @ second).norm()
-        return result
-    grams = wide(first @ first.T) * wide(second @ second.T)
+def _product_norm(adjoint: Adjoint, sent: Tensor) -> Tensor:
+    r"""Return :math:`\|T^\top E\|_F`, by way of the smaller of the product and the Grams."""
+    rows = adjoint.rows.flatten(1)
+    errors = wide(sent)
+    if adjoint.factors is not None:
+        errors = errors * adjoint.factors.unsqueeze(1).to(errors)
+    if len(rows) == 1:
+        return wide(rows).norm() * errors.sum(0).norm()
+    if rows.shape[1] * errors.shape[1] <= _LARGEST_PRODUCT:
+        # Factors that bring small rows to size one have no room in float32.
+        size = errors.norm().clamp_min(torch.finfo(torch.float64).tiny)
+        return wide(rows.T @ (errors / size).to(rows)).norm() * size
+    grams = wide(rows @ rows.T) * (errors @ errors.T).to(wide(rows[:0]).device)
     return grams.sum().clamp_min(0.0).sqrt()
 
 
-def _shares(adjoint: Tensor, sent: Tensor, stream: torch.Generator) -> Tensor:
+def _shares(adjoint: Adjoint, sent: Tensor, stream: torch.Generator) -> Tensor:
     """Return how many samples have a positive product with fresh Gaussian feedback, by draw."""
-    rows, errors = wide(adjoint.reshape(adjoint.shape[0], -1)), wide(sent)
-    covariance = (rows @ rows.T) * (errors @ errors.T).to(rows.device)
+    rows, errors = adjoint.rows.flatten(1), wide(sent)
+    if adjoint.factors is not None:
+        rows = rows * adjoint.factors.unsqueeze(1).to(rows)
+    # Few units give products that are tied, which only float64 keeps so.
+    rows = wide(rows) if rows.shape[1] <= _FEW_UNITS else rows
+    covariance = wide(rows @ rows.T) * (errors @ errors.T).to(rows.device)
     return positive_shares(covariance, count=RATE_DRAWS, stream=stream)

@@ -110,28 +110,17 @@ def _measured(
 ) -> tuple[list[Reading], dict[str, list[NotDefined]]]:
     """Return readings, and by diagnostic why there are none."""
     compared = {n: d for n, d in diagnostics.items() if isinstance(d, AlignmentDiagnostic)}
-    readings = [*alignments(snapshot, list(compared.values())), *_of_rules(snapshot)]
-    missing: dict[str, list[NotDefined]] = {}
+    found: list[tuple[str, Reading | NotDefined]] = list(alignments(snapshot, compared))
     for name, diagnostic in diagnostics.items():
-        if isinstance(diagnostic, AlignmentDiagnostic):
-            missing[name] = list(_uncompared(snapshot, diagnostic))
         if isinstance(diagnostic, SnapshotDiagnostic):
             snapshot.progress(name, 0, 1)
-            found = list(diagnostic.measure(snapshot))
-            readings += [each for each in found if isinstance(each, Reading)]
-            missing[name] = [each for each in found if isinstance(each, NotDefined)]
+            found += [(name, each) for each in diagnostic.measure(snapshot)]
+    readings = [*(each for _, each in found if isinstance(each, Reading)), *_of_rules(snapshot)]
+    missing = {
+        name: [each for of, each in found if of == name and isinstance(each, NotDefined)]
+        for name in diagnostics
+    }
     return readings, {name: each for name, each in missing.items() if each}
-
-
-def _uncompared(snapshot: Snapshot, diagnostic: AlignmentDiagnostic) -> Iterator[NotDefined]:
-    for measured in snapshot.rules:
-        for layer in snapshot.layers:
-            true = snapshot.view(layer, snapshot.true)
-            because = diagnostic.undefined(
-                true, snapshot.view(layer, snapshot.passes[measured.label])
-            )
-            if because:
-                yield NotDefined(because, measured.label, layer.name)
 
 
 def _of_rules(snapshot: Snapshot) -> Iterator[Reading]:

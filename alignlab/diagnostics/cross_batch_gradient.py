@@ -8,7 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Variable
+from alignlab.diagnostics._base import (
+    Adjoint,
+    AlignmentDiagnostic,
+    Comparison,
+    Key,
+    Variable,
+)
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import linear_part
 from alignlab.layer_view import LayerView
@@ -94,14 +100,10 @@ class CrossBatchGradient(AlignmentDiagnostic):
 
     def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
         """Return the product of the two halves of the approximate gradient."""
-        del true
-        halves = approximate.weight_halves
-        if halves is None:
-            return {}
-        first, second = (wide(half).flatten() for half in halves)
-        return {_KEY: torch.dot(first, second)}
+        energy = approximate.energy_across_halves(true)
+        return {} if energy is None else {_KEY: wide(energy)}
 
-    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         """Return T: the linear map of the layer's input with the true gradient of the others."""
         assert true.preactivation is not None
         weight, halves = true.gradients[0], true.weight_halves
@@ -112,5 +114,6 @@ class CrossBatchGradient(AlignmentDiagnostic):
         module, x = true.capture.module_of(true.layer), true.capture.input_of(true.layer)
         images = [linear_part(module, x, half) for half in (first, second)]
         swapped = images[0] + true.in_first_half(images[1] - images[0])
+        factor = 0.5 * (own * energies[_KEY]).rsqrt()
         at_entry = true.to_entry(swapped.to(true.preactivation))
-        return {_KEY: at_entry / (2.0 * (own * energies[_KEY]).sqrt()).to(at_entry)}
+        return {_KEY: Adjoint(at_entry, factor.expand(len(true.preactivation)))}

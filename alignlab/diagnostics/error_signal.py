@@ -8,9 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
-from alignlab.kernels.cosines import angle, cosine, is_rounding, wide
-from alignlab.layer_view import LayerView, Reference
+from alignlab.diagnostics._base import (
+    Adjoint,
+    AlignmentDiagnostic,
+    Comparison,
+    Key,
+    Reading,
+    Variable,
+)
+from alignlab.kernels.beside import Beside, angle_beside
+from alignlab.kernels.cosines import cosine, wide
+from alignlab.layer_view import LayerView
 from alignlab.sites import ENTRY, SITES
 
 __all__ = ["ErrorSignal"]
@@ -111,10 +119,9 @@ class ErrorSignal(AlignmentDiagnostic):
         """Return the four alignments at every site."""
         result: dict[Key, Comparison] = {}
         for site in SITES:
-            reference, signal = true.reference(site), approximate.site(site)
-            if reference is None or signal is None:
-                continue
-            result |= {(name, site): c for name, c in _compared(reference, signal).items()}
+            found = approximate.beside(true, site)
+            if found is not None:
+                result |= {(name, site): each for name, each in _compared(found).items()}
         return result
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
@@ -129,90 +136,96 @@ class ErrorSignal(AlignmentDiagnostic):
         for site in SITES:
             rows = approximate.site(site)
             if rows is not None:
-                energies = wide(torch.einsum("nk,nk->n", rows, rows))
+                energies = wide(torch.linalg.vector_norm(rows, dim=1)).square()
                 result["cosine_error_signal", site] = energies
                 result["cosine_error_signal_flat", site] = energies.sum()
                 result["cosine_mean_error_signal", site] = wide(rows.mean(0).square().sum())
         return result
 
-    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         """Return T of the three cosines at both sites; see the base class."""
-        result = {}
+        result: dict[Key, Adjoint] = {}
         for site in SITES:
-            reference = true.reference(site)
-            assert reference is not None
-            per_sample = energies[("cosine_error_signal", site)].to(reference.unit.device)
-            weights = torch.nan_to_num(per_sample.rsqrt(), posinf=0.0) / reference.defined.sum()
-            of_norms = reference.norms / reference.norms.norm()
-            of_norms = of_norms / energies[("cosine_error_signal_flat", site)].sqrt()
-            mean = reference.mean / reference.mean.norm() / len(reference.norms)
-            mean = mean / energies[("cosine_mean_error_signal", site)].sqrt()
-            key = ("cosine_mean_error_signal", site)
-            result[key] = _at_entry(true, site, mean.expand_as(reference.unit))
-            unit = reference.unit
-            rows = None if true.local.mixes_samples else _at_entry(true, site, unit).flatten(1)
-            for name, factors in (
-                ("cosine_error_signal", weights),
-                ("cosine_error_signal_flat", of_norms),
-            ):
-                weighted = factors.unsqueeze(1)
-                result[(name, site)] = (
-                    _at_entry(true, site, unit * weighted)
-                    if rows is None
-                    else rows * weighted.to(rows)
-                )
+            rows = true.site(site)
+            found = true.beside(true, site)
+            assert rows is not None
+            assert found is not None
+            defined = found.first > 0
+            roots = energies["cosine_error_signal", site].to(found.first.device).sqrt()
+            per_sample = torch.where(defined & (roots > 0), 1.0 / (found.first * roots), 0.0)
+            result["cosine_error_signal", site] = Adjoint(rows, per_sample / defined.sum())
+            flat = 1.0 / (found.first.norm() * energies["cosine_error_signal_flat", site].sqrt())
+            result["cosine_error_signal_flat", site] = Adjoint(rows, flat.expand_as(found.first))
+            mean = found.mean_first / found.mean_first.norm() / len(rows)
+            mean = mean / energies["cosine_mean_error_signal", site].sqrt()
+            result["cosine_mean_error_signal", site] = Adjoint(mean.to(rows).unsqueeze(0))
+            if site != ENTRY:
+                keys = [key for key in result if key[1] == site]
+                result |= _through(true, {key: result[key] for key in keys})
         return result
 
-    def rates(self, true: LayerView) -> Mapping[Key, Tensor]:
+    def rates(self, true: LayerView) -> Mapping[Key, Adjoint]:
         """Return T of the descent rate; none at the pre-activation where samples are mixed."""
         result = {}
         for site in SITES:
-            reference = true.reference(site)
-            if reference is not None and (site == ENTRY or not true.local.mixes_samples):
-                result[("descent_rate", site)] = _at_entry(true, site, reference.unit)
+            rows, found = true.site(site), true.beside(true, site)
+            if rows is None or found is None or (site != ENTRY and true.local.mixes_samples):
+                continue
+            factors = torch.where(found.first > 0, 1.0 / found.first, 0.0)
+            adjoint = {("descent_rate", site): Adjoint(rows, factors)}
+            result |= adjoint if site == ENTRY else _through(true, adjoint)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
         """Yield spread over samples, angle, norm ratio, projection, and their raw products."""
         for site in SITES:
+            found = approximate.beside(true, site)
             reference, signal = true.site(site), approximate.site(site)
-            if reference is None or signal is None:
+            if found is None or reference is None or signal is None:
                 continue
-            spread = _spread(cosine(reference, signal))
-            first, second = wide(reference).flatten(), wide(signal).flatten()
-            norm = first.norm()
-            yield Reading("cosine_error_signal_sd", spread, site=site)
-            yield Reading("angle_error_signal", angle(first, second), site=site)
-            yield Reading("norm_ratio_error_signal", second.norm() / norm, site=site)
-            projection = torch.dot(first / norm, second / norm)
-            yield Reading("projection_error_signal", projection, site=site)
-            yield Reading("inner_product_error_signal", torch.dot(first, second), site=site)
-            yield Reading("squared_norm_error_signal", second.square().sum(), site=site)
-            yield Reading("squared_norm_error_signal_true", first.square().sum(), site=site)
+            first, second, product = found.first.norm(), found.second.norm(), found.products.sum()
+            yield Reading("cosine_error_signal_sd", _spread(found.cosines), site=site)
+            yield Reading("angle_error_signal", angle_beside(reference, signal, found), site=site)
+            yield Reading("norm_ratio_error_signal", second / first, site=site)
+            yield Reading("projection_error_signal", product / first / first, site=site)
+            yield Reading("inner_product_error_signal", product, site=site)
+            yield Reading("squared_norm_error_signal", second.square(), site=site)
+            yield Reading("squared_norm_error_signal_true", first.square(), site=site)
 
 
-def _compared(true: Reference, signal: Tensor) -> dict[str, Comparison]:
-    """Return the four alignments of one site from one pass over the signal."""
-    rows = wide(signal)
-    energies = torch.einsum("nk,nk->n", rows, rows)
-    products = torch.einsum("nk,nk->n", true.unit, rows)
-    cosines = (products / energies.sqrt()).clamp(-1.0, 1.0)
-    defined = torch.isfinite(cosines) & true.defined
-    count = defined.sum()
+def _compared(found: Beside) -> dict[str, Comparison]:
+    """Return the four alignments of one site."""
+    cosines, energies = found.cosines, found.second.square()
+    defined = torch.isfinite(cosines)
+    count, undefined = defined.sum(), (~defined).sum()
     cosines = torch.where(defined, cosines, 0.0)
-    flat = torch.dot(true.norms, products) / (true.norms.norm() * energies.sum().sqrt())
-    mean = rows.mean(0)
-    # A mean that cancels to rounding, as before normalisation over the batch, has no direction.
-    cancels = is_rounding(mean * len(rows), energies.sum().sqrt())
-    cancels = cancels | is_rounding(true.mean * len(rows), true.norms.norm())
-    mean_cosine = torch.where(cancels, torch.nan, cosine(true.mean, mean))
-    nothing, undefined = torch.zeros(()), (~defined).sum()
+    cancels = found.mean_cancels
+    mean_cosine = cosine(found.mean_first, found.mean_second)
+    mean_energy = found.mean_second.square().sum()
+    nothing = torch.zeros(())
     return {
         "cosine_error_signal": Comparison(cosines.sum() / count, energies, undefined),
-        "cosine_error_signal_flat": Comparison(flat.clamp(-1.0, 1.0), energies.sum(), nothing),
-        "cosine_mean_error_signal": Comparison(mean_cosine, mean.square().sum(), cancels.double()),
+        "cosine_error_signal_flat": Comparison(found.flat, energies.sum(), nothing),
+        "cosine_mean_error_signal": Comparison(
+            torch.where(cancels, torch.nan, mean_cosine), mean_energy, cancels.double()
+        ),
         "descent_rate": Comparison((cosines > 0).double().sum() / count, energies, undefined),
     }
+
+
+def _through(true: LayerView, adjoints: Mapping[Key, Adjoint]) -> dict[Key, Adjoint]:
+    """Carry tensors from the pre-activation to the entry, equal ones once."""
+    carried: list[tuple[Tensor, Tensor]] = []
+    result = {}
+    for key, adjoint in adjoints.items():
+        rows, factors = adjoint.rows, adjoint.factors
+        if factors is not None and true.local.mixes_samples:
+            rows, factors = rows * factors.unsqueeze(1).to(rows), None
+        known = [at_entry for given, at_entry in carried if given is rows]
+        if not known:
+            carried.append((rows, true.to_entry(rows)))
+        result[key] = Adjoint(known[0] if known else carried[-1][1], factors)
+    return result
 
 
 def _spread(cosines: Tensor) -> Tensor:
@@ -222,10 +235,3 @@ def _spread(cosines: Tensor) -> Tensor:
     mean = torch.where(defined, cosines, 0.0).sum() / count
     squares = torch.where(defined, cosines - mean, 0.0).square().sum()
     return torch.where(count > 1, squares / (count - 1), torch.nan).sqrt()
-
-
-def _at_entry(true: LayerView, site: str, functional: Tensor) -> Tensor:
-    if site == ENTRY:
-        return functional
-    assert true.preactivation is not None
-    return true.to_entry(functional.to(true.preactivation))

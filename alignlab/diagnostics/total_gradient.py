@@ -17,7 +17,6 @@ from alignlab.diagnostics._base import (
     SnapshotDiagnostic,
     Variable,
 )
-from alignlab.kernels.cosines import wide
 from alignlab.kernels.joint import joint_cosine, products_and_energies
 from alignlab.layer_view import LayerView
 from alignlab.sites import ENTRY, SITES
@@ -208,13 +207,9 @@ def _mean_cosine(true: Views, hidden: list[LayerView], site: str) -> Comparison 
     views = {view.layer.consumer if site == ENTRY else view.layer.name: view for view in hidden}
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for view in views.values():
-        reference, signal = true[view.layer.name].reference(site), view.site(site)
-        if reference is not None and signal is not None:
-            rows = wide(signal)
-            # Without products as large as the signals, which would cost more than a redraw.
-            along = torch.einsum("nk,nk->n", reference.unit, rows)
-            energy = torch.einsum("nk,nk->n", rows, rows)
-            parts.append((reference.norms * along, reference.norms.square(), energy))
+        found = view.beside(true[view.layer.name], site)
+        if found is not None:
+            parts.append((found.products, found.first.square(), found.second.square()))
     if not parts:
         return None
     products, of_true, energies = (torch.stack(each, -1) for each in zip(*parts, strict=True))

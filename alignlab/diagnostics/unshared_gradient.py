@@ -8,9 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Variable
+from alignlab.diagnostics._base import (
+    Adjoint,
+    AlignmentDiagnostic,
+    Comparison,
+    Key,
+    Variable,
+)
 from alignlab.diagnostics._positions import not_at_positions
-from alignlab.kernels.cosines import wide
 from alignlab.layer_view import LayerView
 
 __all__ = ["UnsharedGradient"]
@@ -90,10 +95,10 @@ class UnsharedGradient(AlignmentDiagnostic):
         value = (inner / energy.sqrt()).clamp(-1.0, 1.0)
         return {_KEY: Comparison(value, energy, (~torch.isfinite(value)).double())}
 
-    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         """Return T of the cosine; see the base class."""
         adjoint = true.position_adjoint
         if true.layer.is_output or adjoint is None or _KEY not in energies:
             return {}
         at_entry = true.to_entry(adjoint.to(true.preactivation))
-        return {_KEY: wide(at_entry) / energies[_KEY].sqrt()}
+        return {_KEY: Adjoint(at_entry, energies[_KEY].rsqrt().expand(len(at_entry)))}

@@ -8,7 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from alignlab.diagnostics._base import AlignmentDiagnostic, Comparison, Key, Reading, Variable
+from alignlab.diagnostics._base import (
+    Adjoint,
+    AlignmentDiagnostic,
+    Comparison,
+    Key,
+    Reading,
+    Variable,
+)
 from alignlab.kernels.cosines import cosine, is_rounding, wide
 from alignlab.kernels.layers import linear_part
 from alignlab.layer_view import LayerView
@@ -88,17 +95,20 @@ class WeightGradient(AlignmentDiagnostic):
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosines of weight and bias gradients."""
         result: dict[Key, Comparison] = {}
-        weight, bias = true.gradients_beside(approximate)
-        other_weight, other_bias = approximate.gradients
-        if weight is not None and other_weight is not None:
-            result[("cosine_weight_gradient", "")] = _whole(weight, other_weight)
+        bias = true.gradients_beside(approximate)[1]
+        other_bias = approximate.gradients[1]
+        found = approximate.weight_products(true)
+        if found is not None:
+            product, first, second = found
+            value = (product / first.sqrt() / second.sqrt()).clamp(-1.0, 1.0)
+            undefined = (~torch.isfinite(value)).double()
+            result["cosine_weight_gradient", ""] = Comparison(value, second, undefined)
         if bias is not None and other_bias is not None:
             # Before normalisation over the batch the bias gradient is zero but for rounding.
             cancels = _cancels(bias, true) | _cancels(other_bias, approximate)
-            found = _whole(bias, other_bias)
-            value = torch.where(cancels, torch.nan, found.value)
-            undefined = (~torch.isfinite(value)).double()
-            result[("cosine_bias_gradient", "")] = Comparison(value, found.energy, undefined)
+            value = torch.where(cancels, torch.nan, cosine(bias.flatten(), other_bias.flatten()))
+            energy, undefined = wide(other_bias).square().sum(), (~torch.isfinite(value)).double()
+            result["cosine_bias_gradient", ""] = Comparison(value, energy, undefined)
         return result
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
@@ -110,12 +120,18 @@ class WeightGradient(AlignmentDiagnostic):
 
     def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
         """Return what the two cosines divide by, squared."""
-        del true
-        names = ("cosine_weight_gradient", "cosine_bias_gradient")
-        found = zip(names, approximate.gradients, strict=True)
-        return {(name, ""): wide(one).square().sum() for name, one in found if one is not None}
+        result: dict[Key, Tensor] = {}
+        energy = approximate.weight_energy(true)
+        if energy is not None:
+            result["cosine_weight_gradient", ""] = wide(energy)
+        signal = approximate.preactivation
+        if true.gradients[1] is not None and signal is not None:
+            axis = 1 if true.layer.is_convolution else -1
+            bias = signal.movedim(axis, -1).flatten(0, -2).sum(0)
+            result["cosine_bias_gradient", ""] = wide(bias).square().sum()
+        return result
 
-    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         """Return T of the two cosines; see the base class.
 
         The product of two weight gradients is that of the signal with the layer's own
@@ -131,33 +147,28 @@ class WeightGradient(AlignmentDiagnostic):
             shape = [1] * true.preactivation.dim()
             shape[1 if true.layer.is_convolution else -1] = -1
             row = (bias / bias.norm()).reshape(shape)
-            tangents["cosine_bias_gradient", ""] = row.expand_as(true.preactivation)
+            tangents["cosine_bias_gradient", ""] = row.expand(1, *true.layer.shape)
         result = {}
         for key, tangent in tangents.items():
-            at_entry = true.to_entry(tangent.to(true.preactivation))
-            result[key] = at_entry / energies[key].sqrt().to(at_entry)
+            factor = energies[key].rsqrt().expand(len(true.preactivation))
+            result[key] = Adjoint(true.to_entry(tangent.to(true.preactivation)), factor)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
         """Yield norm ratio, projection, best scale, unexplained share, and their raw products."""
-        exact, found = true.gradients_beside(approximate)[0], approximate.gradients[0]
-        if exact is None or found is None:
+        found = approximate.weight_products(true)
+        if found is None:
             return
-        first, second = wide(exact).flatten(), wide(found).flatten()
-        similarity = cosine(first, second)
-        ratio = second.norm() / first.norm()
+        product, first, second = found
+        similarity = (product / first.sqrt() / second.sqrt()).clamp(-1.0, 1.0)
+        ratio = second.sqrt() / first.sqrt()
         yield Reading("norm_ratio_weight_gradient", ratio)
         yield Reading("projection_weight_gradient", similarity * ratio)
         yield Reading("best_scale_weight_gradient", similarity / ratio)
         yield Reading("unexplained_weight_gradient", 1.0 - similarity.square())
-        yield Reading("inner_product_weight_gradient", torch.dot(first, second))
-        yield Reading("squared_norm_weight_gradient", second.square().sum())
-        yield Reading("squared_norm_weight_gradient_true", first.square().sum())
-
-
-def _whole(first: Tensor, second: Tensor) -> Comparison:
-    value = cosine(first.flatten(), second.flatten())
-    return Comparison(value, wide(second).square().sum(), (~torch.isfinite(value)).double())
+        yield Reading("inner_product_weight_gradient", product)
+        yield Reading("squared_norm_weight_gradient", second)
+        yield Reading("squared_norm_weight_gradient_true", first)
 
 
 def _cancels(bias: Tensor, view: LayerView) -> Tensor:

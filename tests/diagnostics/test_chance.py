@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from alignlab.diagnostics._base import Reading
 from alignlab.diagnostics._chance import (
@@ -26,8 +25,8 @@ from alignlab.diagnostics._null_views import rotations
 from alignlab.engine.capture import Capture
 from alignlab.kernels.cosines import cosine
 from alignlab.rules import BP, DFA, FA, USF
+from tests.calibration.nulls import NETWORKS, bands, recorded
 from tests.cases import CASES
-from tests.diagnostics.nulls import NETWORKS, Band, bands, fresh_alignments, recorded, share_inside
 from tests.diagnostics.probing import probed
 
 DRAWS = np.linspace(-0.99, 0.99, 199)
@@ -227,46 +226,14 @@ def test_every_null_says_what_was_random() -> None:
     assert kinds == ["output_rotation", "feedback_draw", "feedback_draw", "rule_draw"]
 
 
-def assert_covered(band: Band, values: np.ndarray) -> None:
-    """Allow four standard errors: of 200 redraws, 0.016, and of as many draws as there are."""
-    inside, count = share_inside(band, values)
-    error = np.hypot(0.0155, np.sqrt(0.95 * 0.05 / count))
-    assert inside / count == pytest.approx(0.95, abs=4 * error), band
-
-
-@pytest.mark.parametrize("name", ["8", "32-32", "conv 16, pooled"])
-def test_fresh_feedback_falls_into_the_band_as_often_as_it_says(name: str) -> None:
+@pytest.mark.parametrize("name", ["16", "32-32", "conv 16, pooled"])
+def test_few_redraws_decide_which_method_is_used(name: str) -> None:
     batch = NETWORKS[name].make(0)
-    fresh = fresh_alignments(batch, 600)
-    found = list(bands(recorded(batch)))
-    pooled = [0, 0]
-    for band in found:
-        values = fresh[band.variable, band.site, band.layer]
-        assert_covered(band, values)
-        pooled = [a + b for a, b in zip(pooled, share_inside(band, values), strict=True)]
-    assert pooled[0] / pooled[1] == pytest.approx(0.95, abs=0.025)
-    for band in found:
+    found = recorded(batch, DFA()).isel(rule=0)
+    for band in bands(found):
         if band.method == "closed form":
-            assert band.concentration <= CONCENTRATION_BOUND
-        if band.concentration <= largest_spread(STAGES[0]):
-            assert band.method == "closed form"
-
-
-def test_fresh_backward_weights_fall_into_the_band_as_often_as_it_says() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU())
-    model.append(nn.Linear(12, 4))
-    x, y = torch.randn(40, 8), torch.arange(40) % 4
-    found = probed(
-        *(model, functional.cross_entropy, (x, y), FA()), draws=200, diagnostics=["error-signal"]
-    ).sel(rule="fa", site="entry")
-    capture = Capture(model, functional.cross_entropy, x, y)
-    true = capture.reference().entry
-    weights = capture.module_weights()
-    passes = [capture.replaced(FA().backward_weights(weights, seed=s)) for s in range(400, 900)]
-    for layer in ("0", "2"):
-        here = found.sel(layer=layer)
-        low, high = (here[f"cosine_error_signal_flat_null_{e}"].item() for e in ("low", "high"))
-        values = [float(cosine(p.entry[layer].flatten(), true[layer].flatten())) for p in passes]
-        band = Band("flat", "entry", layer, low, high, "redraws", 0.0)
-        assert_covered(band, np.array(values))
+            assert band.concentration <= largest_spread(STAGES[-1])
+        elif band.variable != "descent_rate":
+            assert band.concentration > largest_spread(STAGES[0])
+    methods = {band.method for band in bands(found)}
+    assert methods == {"closed form", "redraws"}

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from alignlab.diagnostics.cross_batch_gradient import CrossBatchGradient
 from alignlab.diagnostics.weight_gradient import WeightGradient
+from alignlab.kernels.beside import products
 from alignlab.probe import Probe
 from alignlab.rules import BP, DFA, FA, USF
 from tests.cases import CASES, Case
@@ -162,6 +163,8 @@ def test_shared_noise_aligns_unrelated_gradients_on_a_batch_but_not_across_halve
             whole = sum(halves), None
             beside = {"gradients": whole, "gradients_beside": lambda _, whole=whole: whole}
             views.append(SimpleNamespace(**beside, weight_halves=halves))
+        exact = views[0].gradients[0]
+        views[1].weight_products = lambda _, a=exact, b=views[1].gradients[0]: products(a, b)
         kinds = WeightGradient(), CrossBatchGradient()
         compared = [kind.compare(*views) for kind in kinds]  # type: ignore[arg-type]
         found.append([float(each.value) for both in compared for each in both.values()])

@@ -16,7 +16,7 @@ from alignlab.sites import Layer
 from alignlab.snapshot import halves
 from tests.cases import Batch
 
-__all__ = ["Values", "feedback_matrices", "fresh_direct", "fresh_replaced", "fresh_rotated"]
+__all__ = ["Values", "fresh_direct", "fresh_replaced", "fresh_rotated", "fresh_weights", "turned"]
 
 Values = dict[tuple[str, str, str], np.ndarray]
 """Alignments of fresh draws, by variable, site and layer."""
@@ -27,11 +27,13 @@ Signals = Mapping[str, tuple[Tensor, Tensor]]
 CHUNK = 200
 
 
-def fresh_direct(batch: Batch, count: int, *, seed: int = 0) -> Values:
-    """Return alignments under fresh Gaussian direct feedback."""
+def fresh_direct(batch: Batch, count: int, *, sends_targets: bool = False, seed: int = 0) -> Values:
+    """Return alignments under fresh Gaussian direct feedback of the error, or of the targets."""
 
     def signals(capture: Capture, true: Updates, n: int, stream: torch.Generator) -> Signals:
         error = true.preactivation[capture.layout.outputs[0].name]
+        if sends_targets:
+            error = -functional.one_hot(batch.y, capture.n_errors).to(error)
         found = {}
         for layer in _hidden(capture):
             feedback = torch.randn(n, capture.n_errors, layer.entry_width, generator=stream)
@@ -72,33 +74,58 @@ def fresh_rotated(batch: Batch, observed: Updates, count: int, *, seed: int = 0)
         for layer in _hidden(capture):
             entry, inside = observed.entry[layer.name], observed.preactivation[layer.name]
             axis = 1 if entry.dim() == 4 else -1
-            turned = _turned(entry, axis, n, stream)
+            at_entry = turned(entry, axis, n, stream)
             axis = 1 if layer.is_convolution else -1
-            found[layer.name] = (turned, _turned(inside, axis, n, stream))
+            found[layer.name] = (at_entry, turned(inside, axis, n, stream))
         return found
 
     return _fresh(batch, count, signals, seed)
 
 
-def feedback_matrices(batch: Batch, count: int, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return Gaussian direct feedback, shape (count, units, errors), by hidden layer."""
+def fresh_weights(batch: Batch, count: int, *, seed: int = 0) -> Values:
+    """Return cosines of weights with fresh Gaussian direct feedback, of a network of Linear layers.
+
+    They are those of W_l with B_l B_{l-1}^T, of the product of all weights above with B_l^T, and
+    of alignment matrices with the identity.
+    """
     capture = Capture(batch.model, batch.loss, batch.x, batch.y)
+    error = capture.reference().preactivation[capture.layers[-1].name].double()
+    weights = capture.module_weights()
+    matrices = [weights[layer.module].double() for layer in capture.layers]
     stream = torch.Generator().manual_seed(20_000 + seed)
-    found = {
-        layer.name: torch.randn(
-            *(count, layer.entry_width, capture.n_errors), generator=stream, dtype=torch.float64
-        )
-        for layer in _hidden(capture)
-    }
+    n_errors = capture.n_errors
+    values, vectors = torch.linalg.eigh(error.T @ error)
+    basis = vectors[:, values > 1e-6 * values[-1]]
+    found: dict[tuple[str, str, str], Tensor] = {}
+    below: Tensor | None = None
+    for number, (layer, weight) in enumerate(zip(capture.layers, matrices, strict=True)):
+        size = (count, layer.width, n_errors)
+        above = torch.eye(n_errors, dtype=torch.float64).expand(count, -1, -1)
+        if not layer.is_output:
+            above = torch.randn(size, generator=stream, dtype=torch.float64)
+            path = torch.eye(n_errors, dtype=torch.float64)
+            for each in reversed(matrices[number + 1 :]):
+                path = path @ each
+            found["cosine_feedback_path", "", layer.name] = _cosine(
+                path.flatten(), above.mT.flatten(1)
+            )
+        if below is not None:
+            product = (above @ below.mT).flatten(1)
+            found["cosine_weight_feedback", "", layer.name] = _cosine(weight.flatten(), product)
+            inside = torch.linalg.pinv(above) @ weight @ torch.linalg.pinv(below).mT
+            found["alignment_matrix_cosine_identity", "", layer.name] = _cosine(
+                torch.eye(basis.shape[1]).flatten(), (basis.T @ inside @ basis).flatten(1)
+            )
+        below = above
     capture.close()
-    return found
+    return {key: each.numpy() for key, each in found.items()}
 
 
 def _fresh(batch: Batch, count: int, signals: Callable[..., Signals], seed: int) -> Values:
     capture = Capture(batch.model, batch.loss, batch.x, batch.y)
     true = capture.reference()
     stream = torch.Generator().manual_seed(10_000 + seed)
-    fold = halves(capture.n_samples, seed=0)
+    fold = halves(capture.n_samples, seed=seed)
     found: dict[tuple[str, str, str], list[Tensor]] = {}
     for start in range(0, count, CHUNK):
         drawn = signals(capture, true, min(CHUNK, count - start), stream)
@@ -119,18 +146,17 @@ def _fresh_updates(batch: Batch, observed: Updates, count: int, seed: int) -> Va
         columns = [observed.parameters[weight].flatten(1)]
         columns += [observed.parameters[bias][:, None]] if bias in true else []
         joined = torch.cat(columns, 1).T
-        turned = torch.cat(
-            [
-                _turned(joined, -1, min(CHUNK, count - start), stream)
-                for start in range(0, count, CHUNK)
-            ]
-        ).mT
-        rows = turned[..., : columns[0].shape[1]].flatten(1)
+        parts = [
+            turned(joined, -1, min(CHUNK, count - start), stream)
+            for start in range(0, count, CHUNK)
+        ]
+        whole = torch.cat(parts).mT
+        rows = whole[..., : columns[0].shape[1]].flatten(1)
         exact = true[weight].flatten()
         found["cosine_weight_gradient", "", layer.name] = _cosine(exact, rows).numpy()
         if bias in true:
             found["cosine_bias_gradient", "", layer.name] = _cosine(
-                true[bias], turned[..., -1]
+                true[bias], whole[..., -1]
             ).numpy()
     capture.close()
     return found
@@ -157,7 +183,7 @@ def _transposed(signals: Tensor, weights: Tensor) -> Tensor:
     return found.unflatten(1, (n, -1)).transpose(0, 1).reshape(n, samples, -1, *found.shape[2:])
 
 
-def _turned(signal: Tensor, axis: int, n: int, stream: torch.Generator) -> Tensor:
+def turned(signal: Tensor, axis: int, n: int, stream: torch.Generator) -> Tensor:
     """Return a signal turned by ``n`` Haar rotations and reflections of one axis.
 
     Only the images of the directions that it occupies are drawn.
@@ -171,8 +197,8 @@ def _turned(signal: Tensor, axis: int, n: int, stream: torch.Generator) -> Tenso
     gaussian = torch.randn(n, size, rows.shape[1], generator=stream, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     q = q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
-    turned = torch.einsum("ri,dji->drj", rows, q).float().reshape(n, *moved.shape)
-    return turned.movedim(-1, axis if axis < 0 else axis + 1)
+    found = torch.einsum("ri,dji->drj", rows, q).float().reshape(n, *moved.shape)
+    return found.movedim(-1, axis if axis < 0 else axis + 1)
 
 
 def _alignments(

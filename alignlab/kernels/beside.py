@@ -1,0 +1,141 @@
+"""Inner products and norms of two signals in one pass, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignlab.kernels.cosines import is_rounding, wide
+
+__all__ = ["Beside", "angle_beside", "beside", "products"]
+
+_CHUNK = 2**15
+"""Entries that are widened at once on the host, where they then stay in its cache."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What two signals of the same samples say of each other, float64.
+
+    Attributes:
+        products: Inner product of every sample, shape ``(n_samples,)``.
+        first: Norms of the first signal's samples, likewise.
+        second: Those of the second.
+        mean_first: Mean of the first signal over samples, shape ``(n,)``.
+        mean_second: That of the second.
+    """
+
+    products: Tensor
+    first: Tensor
+    second: Tensor
+    mean_first: Tensor
+    mean_second: Tensor
+
+    @property
+    def cosines(self) -> Tensor:
+        """Cosine of every sample, in [-1, 1]; NaN where either has no direction."""
+        return (self.products / self.first / self.second).clamp(-1.0, 1.0)
+
+    @property
+    def flat(self) -> Tensor:
+        """Cosine of all samples as one vector; NaN where either is zero."""
+        whole = self.products.sum() / self.first.norm() / self.second.norm()
+        return whole.clamp(-1.0, 1.0)
+
+    @property
+    def mean_cancels(self) -> Tensor:
+        """Whether a mean is what rounding leaves, as before normalisation over the batch."""
+        n = len(self.products)
+        first = is_rounding(self.mean_first * n, self.first.norm())
+        return first | is_rounding(self.mean_second * n, self.second.norm())
+
+
+def beside(first: Tensor, second: Tensor) -> Beside:
+    """Compare two signals sample by sample.
+
+    Args:
+        first: Shape ``(n_samples, n)``.
+        second: Likewise.
+
+    Returns:
+        Norms and products to the rounding of float64; NaN where a value is not finite.
+
+    Example:
+        >>> found = beside(torch.tensor([[1e-25, 0.0]]), torch.tensor([[3e-25, 4e-25]]))
+        >>> found.cosines
+        tensor([0.6000], dtype=torch.float64)
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    sums: list[Tensor] = []
+    for one, other in _chunks(first, second):
+        norms = (torch.linalg.vector_norm(each, dim=1) for each in (one, other))
+        parts.append(((one * other).sum(1), *norms))
+        totals = [one.sum(0), other.sum(0)]
+        sums = totals if not sums else [a + b for a, b in zip(sums, totals, strict=True)]
+    found = [torch.cat(each) for each in zip(*parts, strict=True)]
+    return Beside(*found, *(each / max(len(first), 1) for each in sums))
+
+
+def products(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the inner product of two tensors and their squared norms, scalars in float64.
+
+    Args:
+        first: Any shape.
+        second: The same shape.
+
+    Example:
+        >>> [each.item() for each in products(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0]))]
+        [3.0, 5.0, 9.0]
+    """
+    size = _CHUNK if first.device.type == "cpu" else max(first.numel(), 1)
+    parts = [
+        torch.stack([torch.dot(one, other), torch.dot(one, one), torch.dot(other, other)])
+        for one, other in (
+            (wide(a), wide(b))
+            for a, b in zip(
+                first.reshape(-1).split(size), second.reshape(-1).split(size), strict=True
+            )
+        )
+    ]
+    product, first_energy, second_energy = torch.stack(parts).sum(0)
+    return product, first_energy, second_energy
+
+
+def angle_beside(first: Tensor, second: Tensor, found: Beside) -> Tensor:
+    r"""Return the angle of two signals of the whole batch from their difference at equal norms.
+
+    With :math:`d = v - u\|v\|/\|u\|` the angle is :math:`2\,\mathrm{atan2}(\|d\|,
+    \sqrt{4\|v\|^2 - \|d\|^2})`, accurate near 0 where the inverse cosine is not.
+
+    Args:
+        first: Shape ``(n_samples, n)``.
+        second: Likewise.
+        found: What ``beside`` says of them.
+
+    Returns:
+        Degrees, in [0, 180], scalar; NaN where either is zero.
+
+    Example:
+        >>> u, v = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+        >>> round(angle_beside(u, v, beside(u, v)).item(), 9)
+        90.0
+    """
+    norm = found.second.norm()
+    ratio = norm / found.first.norm()
+    squares = [torch.addcmul(b, a, -ratio).square().sum() for a, b in _chunks(first, second)]
+    apart = torch.stack(squares).sum() / norm.square()
+    result: Tensor = 2.0 * torch.atan2(apart.sqrt(), (4.0 - apart).clamp_min(0.0).sqrt())
+    return torch.rad2deg(result)
+
+
+def _chunks(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield both in float64, some samples at a time on the host, all at once elsewhere."""
+    rows = len(first)
+    if first.device.type == "cpu" and first.dim() > 1:
+        rows = max(1, _CHUNK // max(first.shape[1], 1))
+    for start in range(0, max(len(first), 1), max(rows, 1)):
+        part = slice(start, start + rows)
+        yield wide(first[part]), wide(second[part])
