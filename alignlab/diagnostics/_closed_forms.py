@@ -239,11 +239,13 @@ def _product_norm(adjoint: Adjoint, sent: Tensor) -> Tensor:
     if adjoint.factors is not None:
         errors = errors * adjoint.factors.unsqueeze(1).to(errors)
     if len(rows) == 1:
-        return wide(rows).norm() * errors.sum(0).norm()
+        alone: Tensor = wide(rows).norm() * errors.sum(0).norm()
+        return alone
     if rows.shape[1] * errors.shape[1] <= _LARGEST_PRODUCT:
         # Factors that bring small rows to size one have no room in float32.
         size = errors.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        return wide(rows.T @ (errors / size).to(rows)).norm() * size
+        product: Tensor = wide(rows.T @ (errors / size).to(rows)).norm() * size
+        return product
     grams = wide(rows @ rows.T) * (errors @ errors.T).to(wide(rows[:0]).device)
     return grams.sum().clamp_min(0.0).sqrt()
 

@@ -166,7 +166,7 @@ class ErrorSignal(AlignmentDiagnostic):
 
     def rates(self, true: LayerView) -> Mapping[Key, Adjoint]:
         """Return T of the descent rate; none at the pre-activation where samples are mixed."""
-        result = {}
+        result: dict[Key, Adjoint] = {}
         for site in SITES:
             rows, found = true.site(site), true.beside(true, site)
             if rows is None or found is None or (site != ENTRY and true.local.mixes_samples):
