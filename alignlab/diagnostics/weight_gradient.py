@@ -153,7 +153,7 @@ class WeightGradient(AlignmentDiagnostic):
             return
         first, second = wide(exact).flatten(), wide(found).flatten()
         similarity = cosine(first, second)
-        ratio = second.norm() / first.norm()
+        ratio = torch.where(first.norm() > 0, second.norm() / first.norm(), torch.nan)
         yield Reading("norm_ratio_weight_gradient", ratio)
         yield Reading("projection_weight_gradient", similarity * ratio)
         yield Reading("best_scale_weight_gradient", similarity / ratio)
