@@ -7,11 +7,12 @@ VENV ?= .venv
 WORKERS ?= auto
 BENCH ?= --write docs/benchmarks.md
 ACCURACY ?= --write docs/accuracy.md
+CALIBRATION ?= --write docs/calibration.md
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint docs bench accuracy clean help
+.PHONY: demo test test-all lint docs bench accuracy calibration clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -43,6 +44,9 @@ bench: $(VENV)/.peers  ## every benchmark in five processes, 20 minutes; BENCH=-
 
 accuracy: $(VENV)/.dev  ## train networks under every rule, an hour; MNIST needs ALIGNLAB_DATA
 	$(BIN)/python -m tests.accuracy $(ACCURACY)
+
+calibration: $(VENV)/.dev  ## hold every chance level against fresh draws, a quarter of an hour
+	$(BIN)/python -m tests.calibration $(CALIBRATION)
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist docs/_build alignlab-demo
