@@ -16,7 +16,15 @@ from alignlab.sites import Layer
 from alignlab.snapshot import halves
 from tests.cases import Batch
 
-__all__ = ["Values", "fresh_backward_weights", "fresh_direct", "fresh_replaced", "fresh_rotated", "fresh_weights", "turned"]
+__all__ = [
+    "Values",
+    "fresh_backward_weights",
+    "fresh_direct",
+    "fresh_replaced",
+    "fresh_rotated",
+    "fresh_weights",
+    "turned",
+]
 
 Values = dict[tuple[str, str, str], np.ndarray]
 """Alignments of fresh draws, by variable, site and layer."""

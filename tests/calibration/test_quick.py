@@ -27,7 +27,9 @@ def test_fresh_draws_fall_into_the_band_as_often_as_it_says(level: str) -> None:
     assert 0.91 <= share(free) <= 0.99
     for each in every:
         # Five standard errors of the draws and, where the band is made of few redraws, of these.
-        limit = 5 * np.sqrt(0.95 * 0.05 * (1 / each.count + (each.band.method == "redraws") / REDRAWS))
+        limit = 5 * np.sqrt(
+            0.95 * 0.05 * (1 / each.count + (each.band.method == "redraws") / REDRAWS)
+        )
         assert each.inside / each.count >= 0.95 - limit, each
         if not each.is_tied:
             assert each.inside / each.count <= min(0.95 + limit, 0.999), each
