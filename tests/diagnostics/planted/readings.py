@@ -215,7 +215,7 @@ def _positions() -> list[Reading]:
         Reading("reach by channel, conv1", "structured-reach", number(tied, **entry), 0.03),
         Reading(
             "reach of dense feedback, conv1",
-            *("structured-reach", number("reach_dense_held_out", **entry), 0.03),
+            *("reach", number("reach_held_out", **entry), 0.03),
         ),
     ]
 
