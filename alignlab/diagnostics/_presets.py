@@ -16,7 +16,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         *("nudging", "oracle-substitution", "validity"),
     ),
     "estimator": (
-        *("weight-gradient", "sign-agreement", "noise-ceiling", "reference-stability"),
+        *("weight-gradient", "cross-batch-gradient", "sign-agreement", "noise-ceiling"),
         *("bias-variance", "tangent-scaling", "validity"),
     ),
     "stability": (

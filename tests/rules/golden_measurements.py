@@ -271,7 +271,8 @@ def shared_noise(n_samples: int) -> list[float]:
     y = mean + sqrt(NOISE) * torch.randn(n_samples, UNITS)
     model = nn.Sequential(nn.Linear(1, UNITS, bias=False))
     batch = torch.ones(n_samples, 1), y
-    found = probed(model, along, [OtherMean()], batch, "weight-gradient").isel(rule=0, layer=0)
+    names = ("weight-gradient", "cross-batch-gradient")
+    found = probed(model, along, [OtherMean()], batch, *names).isel(rule=0, layer=0)
     return [float(found[f"cosine_weight_gradient{kind}"]) for kind in ("", "_debiased")]
 
 
