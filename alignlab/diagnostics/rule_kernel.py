@@ -206,9 +206,14 @@ def _of_rule(
     for layer, value in found.cosine.items():
         if layer not in compared | {HIDDEN, NETWORK}:
             at = (label, layer, "")
+            unknown = bool(np.isnan(value))
+            status = "undefined" if unknown else "exact"
             yield from readings(
-                "cosine_rule_kernel", value, NO_CHANCE, "exact", undefined=0.0, place=at
-            )
+                *("cosine_rule_kernel", value, NO_CHANCE, status),
+                undefined=float(unknown), place=at,
+            )  # fmt: skip
+            if unknown:
+                yield NotDefined("its kernel is zero", label, layer)
 
 
 def _cosines(
