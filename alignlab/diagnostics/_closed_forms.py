@@ -125,7 +125,7 @@ def closed_forms(
                 deviations[number, layer.name, key] = sigma * sd
             if rule.distribution == "normal":
                 stream = generator(snapshot.seed, "signs", layer.name)
-                for key, adjoint in diagnostic.rates(view).items():
+                for key, adjoint in _rates(diagnostic, view).items():
                     shares[number, layer.name, key] = _shares(adjoint, sent, stream)
     numbers = fetched([*deviations.values(), *shares.values()])
     found = dict(zip([*deviations, *shares], numbers, strict=True))
@@ -135,6 +135,14 @@ def closed_forms(
         if place in spreads
     }
     return nulls | {place: Null(0.0, draws=found[place]) for place in shares}
+
+
+def _rates(diagnostic: AlignmentDiagnostic, view: LayerView) -> Mapping[Key, Adjoint]:
+    """Return a diagnostic's shares; none where the way to the entry has no second derivative."""
+    try:
+        return diagnostic.rates(view)
+    except MeasurementError:
+        return {}
 
 
 def _energies(
