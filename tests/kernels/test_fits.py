@@ -249,3 +249,23 @@ def test_enough_samples_are_chosen_from_each_half() -> None:
     assert whole.tolist() == list(range(0, 100, 2))
     more, _ = chosen_halves(fold, n_features=1200, n_places=1000)
     assert len(more) == 13
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_directions_that_one_half_lacks_are_left_alone_there(dtype: torch.dtype) -> None:
+    # Steps along them are rounding alone, and the other half shows what they have grown to.
+    stream = torch.Generator().manual_seed(1)
+    halves, aims = (
+        [torch.randn(40, n, 2, generator=stream, dtype=torch.float64) for _ in range(2)]
+        for n in (5, 3)
+    )
+    halves[0][:, 2] = 0.0
+    mixed = torch.randn(5, 5, generator=stream, dtype=torch.float64)
+    halves = [torch.einsum("nfp,fg->ngp", half, mixed) for half in halves]
+
+    def cosine_at(scale: float) -> float:
+        features = (scale * halves[0]).to(dtype), (scale * halves[1]).to(dtype)
+        return float(Attainable(features).cosines([(aims[0].to(dtype), aims[1].to(dtype))]))
+
+    found = [cosine_at(scale) for scale in (1.0, 1e5, 3.7, 0.13)]
+    assert max(found) - min(found) < 1e-6
