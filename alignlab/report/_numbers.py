@@ -10,6 +10,7 @@ import numpy as np
 
 from alignlab import plugins
 from alignlab.errors import AlignlabError
+from alignlab.recording.reasons import reasons_for
 from alignlab.recording.schema import COMPANIONS
 from alignlab.report._layers import DASH, interval, short
 
@@ -204,14 +205,9 @@ def _has(values: np.ndarray) -> bool:
 
 def _missing(ds: xr.Dataset, diagnostic: str) -> list[tuple[str, str, str]]:
     """Return reasons with the layers and the rules that share them."""
-    labels = [str(label) for label in ds["rule"].values] if "rule" in ds.coords else []
     by_reason: dict[str, dict[str, list[str]]] = {}
     for layer in map(str, ds["layer"].values):
-        text = str(ds["not_defined"].sel(diagnostic=diagnostic, layer=layer).item())
-        start = f"not defined for {layer} "
-        for clause in filter(None, text.removeprefix(start).split(f"; {start}")):
-            rule = next((each for each in labels if clause.startswith(f"under {each} ")), "")
-            reason = clause.removeprefix(f"under {rule} ").removeprefix("because ")
+        for rule, reason in reasons_for(ds, diagnostic, layer):
             by_reason.setdefault(reason, {}).setdefault(layer, []).append(rule or "any")
     found = []
     for reason, of in by_reason.items():
