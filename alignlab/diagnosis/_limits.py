@@ -9,6 +9,7 @@ from alignlab import plugins
 from alignlab.diagnosis._reading import convolutions, number
 from alignlab.diagnosis._wording import between, decimal, extremes, listed
 from alignlab.diagnosis.evidence import Hypothesis, Limit
+from alignlab.recording.reasons import diagnostic_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +26,27 @@ MOST_LISTED = 4
 
 
 def convolution_limits(ds: xr.Dataset, rule: str) -> list[Limit]:
-    """Return the verdict on each hidden convolution under one rule."""
+    """Return the verdict on each hidden convolution under one rule.
+
+    Where none of the sides that were measured limits or is open there is no verdict: nobody asked
+    for the others.
+    """
     sides = [cast("Hypothesis", plugins.load(PACKAGE, name)) for name in SIDES]
-    return [_limit(ds, sides, rule=rule, layer=layer) for layer in convolutions(ds)]
+    measured = {side.name for side in sides if any(_is_measured(ds, name) for name in side.needs)}
+    found = [_limit(ds, sides, rule=rule, layer=layer) for layer in convolutions(ds)]
+    return [
+        limit
+        for limit in found
+        if len(measured) == len(sides)
+        or any(
+            statement.hypothesis in measured and statement.verdict in {"limits", "undecided"}
+            for statement in limit.statements
+        )
+    ]
+
+
+def _is_measured(ds: xr.Dataset, variable: str) -> bool:
+    return variable in ds.variables or bool(diagnostic_of(ds, variable))
 
 
 def limits_in_words(ds: xr.Dataset, limits: Sequence[Limit]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from alignlab.diagnostics._base import NotDefined, Reading, Variable
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.convolution import RADIAL_EDGES
+from alignlab.recording.reasons import worded
 from alignlab.recording.schema import companions
 from alignlab.sites import SITES, Layer
 
@@ -178,8 +179,7 @@ def reasons(
 
 
 def _reason(missing: NotDefined, layer: str) -> str:
-    which = f" under {missing.rule}" if missing.rule else ""
-    return f"not defined for {layer}{which} because {missing.because}"
+    return worded(missing.because, layer=layer, rule=missing.rule)
 
 
 def _plain(value: Tensor | np.ndarray | float | str) -> np.ndarray | float | str:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alignlab import plugins
+from alignlab.errors import AlignlabError
+from alignlab.recording.reasons import reasons_for
 from alignlab.recording.schema import COMPANIONS
 from alignlab.report._layers import DASH, interval, short
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import xarray as xr
 
@@ -22,6 +25,12 @@ PLACES = ("rule", "layer", "site")
 MOST = 12
 """Entries of a vector that are shown; the files have them all."""
 
+WIDTH = 116
+"""Characters that fit beside each other on the page."""
+
+WIDEST = 34
+"""Characters beyond which a cell is broken into lines."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -29,11 +38,17 @@ class Table:
 
     Args:
         heads: Names of the columns, the places first.
+        meanings: What the columns are.
         rows: Texts by column.
     """
 
     heads: tuple[str, ...]
+    meanings: tuple[str, ...]
     rows: list[tuple[str, ...]]
+
+    def wide(self, text: str) -> bool:
+        """Whether a cell is to be broken into lines."""
+        return len(text) > WIDEST
 
 
 @dataclass(frozen=True)
@@ -42,19 +57,21 @@ class Numbers:
 
     Args:
         diagnostic: Its name.
+        about: What it is; empty for one that is not installed here.
         tables: Its numbers.
-        missing: Layers and why it says nothing of them.
+        missing: Layers, rules and why it says nothing of them.
     """
 
     diagnostic: str
+    about: str
     tables: list[Table]
-    missing: list[tuple[str, str]]
+    missing: list[tuple[str, str, str]]
 
     @property
     def summary(self) -> str:
         """How much it says, in a few words."""
         count = len({head for table in self.tables for head in table.heads} - set(PLACES))
-        silent = len({layer for layers, _ in self.missing for layer in layers.split(", ")})
+        silent = len({layer for layers, _, _ in self.missing for layer in layers.split(", ")})
         parts = [f"{count} quantit{'y' if count == 1 else 'ies'}"]
         if silent:
             parts.append(f"reasons for {silent} layer{'' if silent == 1 else 's'}")
@@ -75,10 +92,22 @@ def numbers(ds: xr.Dataset) -> list[Numbers]:
             of.setdefault(diagnostic, []).append(str(name))
     labels = ds["diagnostic"].values.tolist() if "not_defined" in ds else []
     found = [
-        Numbers(name, _tables(ds, of.get(name, [])), _missing(ds, name) if name in labels else [])
+        Numbers(
+            name,
+            _about(name),
+            _tables(ds, of.get(name, [])),
+            _missing(ds, name) if name in labels else [],
+        )
         for name in sorted({*of, *labels})
     ]
     return [each for each in found if each.tables or each.missing]
+
+
+def _about(diagnostic: str) -> str:
+    try:
+        return plugins.summary("alignlab.diagnostics", diagnostic)
+    except AlignlabError:
+        return ""
 
 
 def _companions(ds: xr.Dataset) -> set[str]:
@@ -94,18 +123,46 @@ def _tables(ds: xr.Dataset, variables: Sequence[str]) -> list[Table]:
     by_place: dict[tuple[str, ...], list[str]] = {}
     for name in variables:
         by_place.setdefault(tuple(d for d in PLACES if d in ds[name].dims), []).append(name)
-    tables = []
-    for places, own in by_place.items():
-        columns = [_cells(ds, name, places) for name in own]
-        labels = product(*(ds[place].values.tolist() for place in places))
-        rows = [
-            (*map(str, at), *cells)
-            for at, cells in zip(labels, zip(*columns, strict=True), strict=True)
-            if any(cell != DASH for cell in cells)
-        ]
-        if rows:
-            tables.append(Table((*places, *own), rows))
-    return tables
+    return [table for places, own in by_place.items() for table in _at(ds, places, own)]
+
+
+def _at(ds: xr.Dataset, places: tuple[str, ...], variables: Sequence[str]) -> Iterator[Table]:
+    """Yield the numbers of the same kind of place, as many beside each other as the page holds."""
+    labels = [tuple(map(str, at)) for at in product(*(ds[place].values for place in places))]
+    columns = {name: _cells(ds, name, places) for name in variables}
+    columns = {name: cells for name, cells in columns.items() if {*cells} != {DASH}}
+    lead = sum(_span(places[at], [label[at] for label in labels]) for at in range(len(places)))
+    group: list[str] = []
+    room = WIDTH - lead
+    for name, cells in columns.items():
+        if group and room < _span(name, cells):
+            yield _table(ds, places, labels, {each: columns[each] for each in group})
+            group, room = [], WIDTH - lead
+        group.append(name)
+        room -= _span(name, cells)
+    if group:
+        yield _table(ds, places, labels, {each: columns[each] for each in group})
+
+
+def _span(name: str, cells: Sequence[str]) -> int:
+    """Return how many characters a column takes; names are broken at underscores."""
+    longest = max(map(len, name.split("_"))) + 1
+    return max(longest, min(max(map(len, cells)), WIDEST)) + 2
+
+
+def _table(
+    ds: xr.Dataset,
+    places: tuple[str, ...],
+    labels: Sequence[tuple[str, ...]],
+    columns: dict[str, list[str]],
+) -> Table:
+    rows = [
+        (*at, *cells)
+        for at, cells in zip(labels, zip(*columns.values(), strict=True), strict=True)
+        if any(cell != DASH for cell in cells)
+    ]
+    meanings = tuple(str(ds[name].attrs.get("long_name", "")) for name in columns)
+    return Table((*places, *columns), (*places, *meanings), rows)
 
 
 def _cells(ds: xr.Dataset, name: str, places: tuple[str, ...]) -> list[str]:
@@ -146,12 +203,16 @@ def _has(values: np.ndarray) -> bool:
     return bool(np.isfinite(values).any())
 
 
-def _missing(ds: xr.Dataset, diagnostic: str) -> list[tuple[str, str]]:
-    """Return reasons, the layers of the same reason together."""
-    by_reason: dict[str, list[str]] = {}
-    for layer in ds["layer"].values.tolist():
-        text = str(ds["not_defined"].sel(diagnostic=diagnostic, layer=layer).item())
-        if text:
-            reason = text.replace(f"not defined for {layer} ", "not defined ")
-            by_reason.setdefault(reason, []).append(str(layer))
-    return [(", ".join(layers), reason) for reason, layers in by_reason.items()]
+def _missing(ds: xr.Dataset, diagnostic: str) -> list[tuple[str, str, str]]:
+    """Return reasons with the layers and the rules that share them."""
+    by_reason: dict[str, dict[str, list[str]]] = {}
+    for layer in map(str, ds["layer"].values):
+        for rule, reason in reasons_for(ds, diagnostic, layer):
+            by_reason.setdefault(reason, {}).setdefault(layer, []).append(rule or "any")
+    found = []
+    for reason, of in by_reason.items():
+        by_rules: dict[tuple[str, ...], list[str]] = {}
+        for layer, rules in of.items():
+            by_rules.setdefault(tuple(rules), []).append(layer)
+        found += [(", ".join(ls), ", ".join(rules), reason) for rules, ls in by_rules.items()]
+    return found

@@ -199,8 +199,14 @@ def _fill(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["decimals"] = decimals
+    environment.filters["breakable"] = _breakable
     environment.filters["groupby_in_order"] = _grouped
     return environment.get_template(template).render(**values)
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _grouped(rows: Iterable[Row], attribute: str) -> list[tuple[str, list[Row]]]:

@@ -9,6 +9,7 @@ from alignlab.diagnosis import Hypothesis, Limit, Statement, answer
 from alignlab.diagnosis.hypotheses.coherence import CONTRAST, NEAR_CHANCE
 from alignlab.diagnosis.hypotheses.feedback_side import LOW_CEILING
 from alignlab.diagnosis.hypotheses.weight_side import LOW_ATTAINABLE, LOW_SHARE
+from alignlab.recording.reasons import worded
 from tests.diagnosis.variants import CONV, RULE, believable, convolution, narrow, put
 
 PACKAGE = "alignlab.diagnosis.hypotheses"
@@ -116,6 +117,30 @@ def test_missing_numbers_are_named_not_guessed() -> None:
     limit = limit_of(convolution(reach=(np.nan, np.nan)))
     assert limit.verdict == "undecided"
     assert "lacks reach in sample, reach held out" in limit.sentence
+
+
+def test_a_number_that_is_not_defined_comes_with_its_reason() -> None:
+    ds = convolution(attainable=np.nan)
+    names, layers = ["attainable-cosine"], list(ds["layer"].values)
+    reason = worded("the rule sends no error", layer=CONV, rule=RULE)
+    texts = [[reason if layer == CONV else "" for layer in layers]]
+    ds = ds.assign_coords(diagnostic=np.array(names, dtype=object))
+    ds = ds.assign(not_defined=(("diagnostic", "layer"), np.array(texts, dtype=object)))
+    ds["attainable_cosine"].attrs["diagnostic"] = names[0]
+    sentence = limit_of(ds).sentence
+    assert "attainable cosine is not defined, because the rule sends no error" in sentence
+
+
+def test_no_verdict_is_given_where_no_side_was_measured() -> None:
+    sides = ("reach", "attainable", "coherence")
+    ds = convolution()
+    unmeasured = ds.drop_vars([str(name) for name in ds if str(name).startswith(sides)])
+    assert not answer(unmeasured).limits
+    assert not any("undecided" in sentence for sentence in answer(unmeasured).paragraph)
+    reach_alone = [str(name) for name in ds if str(name).startswith(sides[1:])]
+    assert not answer(ds.drop_vars(reach_alone)).limits
+    low = convolution(reach=(0.3, 0.4)).drop_vars(reach_alone)
+    assert limit_of(low).verdict == "feedback side"
 
 
 def test_the_share_of_the_attainable_cosine_is_told_for_each_convolution() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from alignlab.probe import Probe
 from alignlab.recording.schema import COMPANIONS
-from alignlab.report._numbers import Numbers, numbers
+from alignlab.report._numbers import WIDEST, WIDTH, Numbers, numbers
 from alignlab.report.page import render
 from alignlab.rules import DFA, ForwardGradient
 
@@ -54,7 +54,7 @@ def _has_value(array: xr.DataArray) -> bool:
 
 def test_a_cell_holds_value_band_and_status(recording: xr.Dataset) -> None:
     last = recording.isel(step=0)
-    (table,) = [t for t in of(recording, "error-signal").tables if "site" in t.heads]
+    (table,) = [t for t in of(recording, "error-signal").tables if "cosine_error_signal" in t.heads]
     column = table.heads.index("cosine_error_signal")
     (row,) = [r for r in table.rows if r[:3] == ("dfa", "0", "entry")]
     at = {"rule": "dfa", "layer": "0", "site": "entry"}
@@ -64,16 +64,38 @@ def test_a_cell_holds_value_band_and_status(recording: xr.Dataset) -> None:
     assert row[column].endswith(f"; {last['cosine_error_signal_status'].sel(at).item()})")
 
 
-def test_reasons_are_given_once_with_their_layers(recording: xr.Dataset) -> None:
-    missing = dict(of(recording, "error-signal").missing)
-    (reason,) = set(missing.values())
-    assert list(missing) == ["0, 3, 5"]
-    assert "forward-gradient" in reason
+def test_reasons_are_given_once_with_their_layers_and_rules(recording: xr.Dataset) -> None:
+    ((layers, rules, reason),) = of(recording, "error-signal").missing
+    assert layers == "0, 3, 5"
+    assert rules == "forward-gradient"
     assert "no error signals" in reason
-    missing = dict(of(recording, "unshared-gradient").missing)
-    (reason,) = (why for layers, why in missing.items() if "3" in layers.split(", "))
-    assert "its weight acts at one position alone" in reason
-    assert "exact" not in reason
+    missing = of(recording, "unshared-gradient").missing
+    ((rules, reason),) = [each[1:] for each in missing if "3" in each[0].split(", ")]
+    assert rules == "dfa, forward-gradient"
+    assert reason == "its weight acts at one position alone"
+
+
+def test_tables_fit_beside_each_other_and_say_what_their_columns_are(
+    recording: xr.Dataset,
+) -> None:
+    found = of(recording, "error-signal")
+    assert "error signals" in found.about
+    assert len(found.tables) > 2
+    for table in found.tables:
+        assert table.heads[0] == table.meanings[0] == "rule"
+        assert all(table.meanings)
+        widths = [min(max(map(len, column)), WIDEST) for column in zip(*table.rows, strict=True)]
+        assert sum(widths) <= WIDTH
+
+
+def test_a_diagnostic_that_is_not_installed_is_shown_all_the_same(recording: xr.Dataset) -> None:
+    other = recording.copy()
+    for array in other.data_vars.values():
+        if array.attrs.get("diagnostic") == "reach":
+            array.attrs["diagnostic"] = "of-a-plugin"
+    found = of(other, "of-a-plugin")
+    assert found.tables
+    assert not found.about
 
 
 def test_the_page_holds_the_section(recording: xr.Dataset) -> None:

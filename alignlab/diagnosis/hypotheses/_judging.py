@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from alignlab.diagnosis._reading import is_drawn, text
 from alignlab.diagnosis.evidence import Evidence, Statement
+from alignlab.recording.reasons import diagnostic_of, reasons_for
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from alignlab.diagnosis.evidence import Verdict
 
-__all__ = ["Judge", "missing"]
+__all__ = ["Judge"]
 
 
 class Judge:
@@ -60,7 +61,17 @@ class Judge:
             return self.statement("undecided", f"the status of its signal is {status!r}")
         return None
 
+    def lacking(self, ds: xr.Dataset, **numbers: float) -> str:
+        """Return which numbers there are not, and why where the recording says it.
 
-def missing(**numbers: float) -> str:
-    """Return which numbers a recording lacks, empty if none."""
-    return ", ".join(name.replace("_", " ") for name, value in numbers.items() if math.isnan(value))
+        Args:
+            ds: Recording of one step.
+            numbers: By the name of their variable, NaN where there is none.
+        """
+        names = [name for name, value in numbers.items() if math.isnan(value)]
+        for name in names:
+            for rule, because in reasons_for(ds, diagnostic_of(ds, name), self._layer):
+                if rule in {"", self._rule}:
+                    return f"{name.replace('_', ' ')} is not defined, because {because}"
+        listed = ", ".join(name.replace("_", " ") for name in names)
+        return f"the recording lacks {listed}" if names else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignlab.diagnosis._reading import number
 from alignlab.diagnosis._wording import decimal
 from alignlab.diagnosis.evidence import Evidence, Hypothesis, Intervention
-from alignlab.diagnosis.hypotheses._judging import Judge, missing
+from alignlab.diagnosis.hypotheses._judging import Judge
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,9 +36,9 @@ def _statement(ds: xr.Dataset, layer: str, *, rule: str) -> Statement:
     own = number(ds, "coherence", rule=rule, layer=layer)
     true = number(ds, "coherence_true", layer=layer)
     chance = number(ds, "coherence_chance", layer=layer)
-    lacking = missing(coherence=own, coherence_true=true, coherence_chance=chance)
+    lacking = judge.lacking(ds, coherence=own, coherence_true=true, coherence_chance=chance)
     if lacking:
-        return judge.statement("undecided", f"the recording lacks {lacking}")
+        return judge.statement("undecided", lacking)
     undecidable = judge.without_verdict(ds)
     if undecidable is not None:
         return undecidable

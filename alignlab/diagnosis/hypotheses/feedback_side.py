@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignlab.diagnosis._reading import number, sends_error_directly
 from alignlab.diagnosis._wording import decimal, root
 from alignlab.diagnosis.evidence import Evidence, Hypothesis, Intervention
-from alignlab.diagnosis.hypotheses._judging import Judge, missing
+from alignlab.diagnosis.hypotheses._judging import Judge
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,9 +32,9 @@ def _statement(ds: xr.Dataset, layer: str, *, rule: str) -> Statement:
         return judge.statement("does not apply", f"{rule} does not send the output error directly")
     high = root(number(ds, "reach_in_sample", layer=layer, site="entry"))
     low = root(number(ds, "reach_held_out", layer=layer, site="entry"))
-    lacking = missing(reach_in_sample=high, reach_held_out=low)
+    lacking = judge.lacking(ds, reach_in_sample=high, reach_held_out=low)
     if lacking:
-        return judge.statement("undecided", f"the recording lacks {lacking}")
+        return judge.statement("undecided", lacking)
     bracket = (
         f"the best fixed feedback has a cosine between {decimal(min(low, high))} (held out) and "
         f"{decimal(high)} (in sample), threshold {decimal(LOW_CEILING)}"

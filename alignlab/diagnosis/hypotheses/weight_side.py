@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from alignlab.diagnosis._reading import number
 from alignlab.diagnosis._wording import decimal
 from alignlab.diagnosis.evidence import Evidence, Hypothesis, Intervention
-from alignlab.diagnosis.hypotheses._judging import Judge, missing
+from alignlab.diagnosis.hypotheses._judging import Judge
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,9 +39,9 @@ def _statement(ds: xr.Dataset, layer: str, *, rule: str) -> Statement:
     where = {"rule": rule, "layer": layer, "site": "entry"}
     attainable = number(ds, "attainable_cosine", **where)
     share = number(ds, "attainable_share", **where)
-    lacking = missing(attainable_cosine=attainable)
+    lacking = judge.lacking(ds, attainable_cosine=attainable)
     if lacking:
-        return judge.statement("undecided", f"the recording lacks {lacking}")
+        return judge.statement("undecided", lacking)
     ceiling = (
         f"kernels of the next layer attain at most a cosine of {decimal(attainable)}, "
         f"threshold {decimal(LOW_ATTAINABLE)}"
