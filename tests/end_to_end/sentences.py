@@ -237,7 +237,7 @@ def _convolutions(c: Claims) -> None:
             [c.number(n, layer) for n in ("coherence", "coherence_true", "coherence_chance")]
         ),
     )
-    c.confirm(r"\d of 3 criteria (?:being open|fires)", lambda: iter(()))
+    c.confirm(r"(?:\d|none) of 3 criteria (?:being open|fires)", lambda: iter(()))
 
 
 def _judged(c: Claims, layer: str, said: set[str]) -> None:
