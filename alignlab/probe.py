@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Probe"]
 
 FEWEST_DRAWS = 32
-MANY_UNITS = 2e7
+MANY_UNITS = 5e6
 """Units times samples from which fewer than 200 redraws are made."""
 
 
