@@ -7,11 +7,12 @@ VENV ?= .venv
 WORKERS ?= auto
 BENCH ?= --write docs/benchmarks.md
 ACCURACY ?= --write docs/accuracy.md
+STATED ?= --write docs/stated-values.md
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint docs bench accuracy clean help
+.PHONY: demo test test-all lint docs bench accuracy stated clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -43,6 +44,9 @@ bench: $(VENV)/.peers  ## every benchmark in five processes, 20 minutes; BENCH=-
 
 accuracy: $(VENV)/.dev  ## train networks under every rule, an hour; MNIST needs ALIGNLAB_DATA
 	$(BIN)/python -m tests.accuracy $(ACCURACY)
+
+stated: $(VENV)/.dev  ## measure the values that our derivations state, some minutes
+	$(BIN)/python -m tests.stated_values $(STATED)
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist docs/_build alignlab-demo
