@@ -7,12 +7,13 @@ VENV ?= .venv
 WORKERS ?= auto
 BENCH ?= --write docs/benchmarks.md
 ACCURACY ?= --write docs/accuracy.md
+CALIBRATION ?= --write docs/calibration.md
 STATED ?= --write docs/stated-values.md
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint docs bench accuracy stated clean help
+.PHONY: demo test test-all lint docs bench accuracy calibration stated clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -47,6 +48,9 @@ accuracy: $(VENV)/.dev  ## train networks under every rule, an hour; MNIST needs
 
 stated: $(VENV)/.dev  ## measure the values that our derivations state, some minutes
 	$(BIN)/python -m tests.stated_values $(STATED)
+
+calibration: $(VENV)/.dev  ## hold every chance level against fresh draws, a quarter of an hour
+	$(BIN)/python -m tests.calibration $(CALIBRATION)
 
 clean:  ## remove the environment and whatever was built
 	rm -rf $(VENV) build dist docs/_build alignlab-demo

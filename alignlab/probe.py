@@ -81,6 +81,7 @@ class Probe:
         loss: The loss then.
 
     Example:
+        >>> import torch
         >>> from alignlab.rules import DFA
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)
@@ -207,6 +208,7 @@ class Probe:
                 step has ended by then.
 
         Example:
+            >>> import torch
             >>> from alignlab.rules import DFA
             >>> net = torch.nn.Sequential(
             ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)

@@ -51,6 +51,13 @@ def pages_of_commands(command: click.Command, path: str) -> Iterator[str]:
                 yield from pages_of_commands(child, f"{path} {name}")
 
 
+def emptied(folder: Path) -> None:
+    """Take away pages of an earlier build, of names that may be gone."""
+    folder.mkdir(exist_ok=True)
+    for page in folder.glob("*.md"):
+        page.unlink()
+
+
 def fact_of(rule: type[Rule]) -> Iterator[str]:
     """Yield what must be known of a rule before its numbers are read."""
     yield "error signals and updates" if rule.has_signals else "parameter updates alone"
@@ -80,7 +87,7 @@ def page_of_rule(name: str) -> str:
 
 def pages_of_rules(folder: Path) -> Iterator[str]:
     """Write a page for every rule, and yield the lines of the page that lists them."""
-    folder.mkdir(exist_ok=True)
+    emptied(folder)
     every = [name for name in names("alignlab.rules") if not name.startswith("_")]
     for name in every:
         (folder / f"{name}.md").write_text(page_of_rule(name), encoding="utf-8")
@@ -132,8 +139,8 @@ def row_of(variable: Variable) -> str:
 
 def pages_of_diagnostics(folder: Path) -> Iterator[str]:
     """Write a page for every diagnostic, and yield the lines of the page that lists them."""
-    folder.mkdir(exist_ok=True)
     every = names("alignlab.diagnostics")
+    emptied(folder)
     for name in every:
         (folder / f"{name}.md").write_text(page_of_diagnostic(name), encoding="utf-8")
     yield "# Diagnostics\n"

@@ -157,6 +157,7 @@ class _Fit:
         inside = wide(inside)
         matrix = self._inverse_above @ inside @ self._inverse_below
         explained = (self._above @ matrix @ self._below * matrix).sum() / held.energy
+        explained = explained.clamp(0.0, 1.0)
         cosine = torch.trace(inside) / self._energy.sqrt() / held.energy.sqrt()
         return Fitted(restricted(matrix, self._basis), explained, cosine.clamp(-1.0, 1.0))
 

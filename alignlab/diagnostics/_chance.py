@@ -207,7 +207,8 @@ def readings(
         "_null_high": chance.high,
         "_null_kind": chance.kind,
         "_null_method": chance.method,
-        "_null_concentration": chance.concentration,
+        # Infinite where what it is divided by has no size to speak of.
+        "_null_concentration": _finite(chance.concentration),
         "_z": distance,
         "_z_attainable": attainable,
         "_p": chance.p if np.isfinite(shown) else float("nan"),
@@ -216,6 +217,11 @@ def readings(
     }
     for suffix, content in companions.items():
         yield Reading(name + suffix, content, rule, layer, site)
+
+
+def _finite(value: float) -> float:
+    """Return a number, NaN for an infinite one, which no recording holds."""
+    return value if np.isfinite(value) else float("nan")
 
 
 def adjusted_statuses(

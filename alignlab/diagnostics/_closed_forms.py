@@ -125,7 +125,7 @@ def closed_forms(
                 deviations[number, layer.name, key] = sigma * sd
             if rule.distribution == "normal":
                 stream = generator(snapshot.seed, "signs", layer.name)
-                for key, adjoint in diagnostic.rates(view).items():
+                for key, adjoint in _rates(diagnostic, view).items():
                     shares[number, layer.name, key] = _shares(adjoint, sent, stream)
     numbers = fetched([*deviations.values(), *shares.values()])
     found = dict(zip([*deviations, *shares], numbers, strict=True))
@@ -135,6 +135,14 @@ def closed_forms(
         if place in spreads
     }
     return nulls | {place: Null(0.0, draws=found[place]) for place in shares}
+
+
+def _rates(diagnostic: AlignmentDiagnostic, view: LayerView) -> Mapping[Key, Adjoint]:
+    """Return a diagnostic's shares; none where the way to the entry has no second derivative."""
+    try:
+        return diagnostic.rates(view)
+    except MeasurementError:
+        return {}
 
 
 def _energies(
@@ -239,11 +247,13 @@ def _product_norm(adjoint: Adjoint, sent: Tensor) -> Tensor:
     if adjoint.factors is not None:
         errors = errors * adjoint.factors.unsqueeze(1).to(errors)
     if len(rows) == 1:
-        return wide(rows).norm() * errors.sum(0).norm()
+        alone: Tensor = wide(rows).norm() * errors.sum(0).norm()
+        return alone
     if rows.shape[1] * errors.shape[1] <= _LARGEST_PRODUCT:
         # Factors that bring small rows to size one have no room in float32.
         size = errors.norm().clamp_min(torch.finfo(torch.float64).tiny)
-        return wide(rows.T @ (errors / size).to(rows)).norm() * size
+        product: Tensor = wide(rows.T @ (errors / size).to(rows)).norm() * size
+        return product
     grams = wide(rows @ rows.T) * (errors @ errors.T).to(wide(rows[:0]).device)
     return grams.sum().clamp_min(0.0).sqrt()
 

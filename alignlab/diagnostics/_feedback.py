@@ -202,9 +202,12 @@ def paths(
     Returns:
         By layer, shape ``(n_errors, entry_width)``, float64: row c is what a unit error of output
         c becomes at the entry. Layers from which sizes change on the way, or around one of
-        whose readers a shortcut leads, are left out.
+        whose readers a shortcut leads, are left out, and all of them for more than
+        ``MOST_ERRORS`` errors.
     """
     capture = snapshot.capture
+    if capture.n_errors > MOST_ERRORS:
+        return {}
     by_name = {each.name: each for each in snapshot.layers}
     found: dict[str, Tensor | None] = {}
 

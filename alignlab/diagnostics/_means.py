@@ -51,16 +51,22 @@ def means_of(snapshot: Snapshot) -> dict[str, Mean]:
 
 
 def spreads_of(snapshot: Snapshot) -> dict[str, Tensor]:
-    """Return root sums over units of the pre-activations' variance; for ``Snapshot.shared``."""
-    capture = snapshot.capture
+    """Return root sums over units of the pre-activations' variance; for ``Snapshot.shared``.
+
+    NaN where they do not vary but by rounding: nothing can be given in units of it.
+    """
+    means = snapshot.shared(means_of)
     return {
-        layer.name: wide(
-            torch.var(by_unit(output_of(capture, layer), layer.channel_axis), 0, correction=0)
-        )
-        .sum()
-        .sqrt()
-        for layer in capture.layers
+        layer.name: _spread(snapshot.capture, layer, means[layer.name])
+        for layer in snapshot.capture.layers
     }
+
+
+def _spread(capture: Capture, layer: Layer, mean: Mean) -> Tensor:
+    rows = by_unit(output_of(capture, layer), layer.channel_axis)
+    spread = wide(torch.var(rows, 0, correction=0)).sum().sqrt()
+    rounding = 16.0 * torch.finfo(rows.dtype).eps * mean.values.norm().to(spread.device)
+    return torch.where(spread > rounding, spread, torch.nan)
 
 
 def same_layers(first: Capture, second: Capture) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from alignlab.errors import InputError, MissingError
@@ -16,7 +17,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
         *("nudging", "oracle-substitution", "validity"),
     ),
     "estimator": (
-        *("weight-gradient", "sign-agreement", "noise-ceiling", "reference-stability"),
+        *("weight-gradient", "cross-batch-gradient", "sign-agreement", "noise-ceiling"),
         *("bias-variance", "tangent-scaling", "validity"),
     ),
     "stability": (
@@ -64,6 +65,11 @@ def chosen(diagnostics: Sequence[str], preset: str | None) -> list[str]:
     picked = dict.fromkeys([*diagnostics, *PRESETS.get(preset or "", ())])
     unknown = [name for name in picked if name not in known]
     if unknown:
-        message = f"There is no diagnostic {unknown[0]!r}; there are {', '.join(known)}."
+        near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        message = (
+            f"There is no diagnostic {unknown[0]!r}.{hint} "
+            "'alignlab list diagnostics' names them all."
+        )
         raise InputError(message)
     return list(picked)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 
 from alignlab.diagnostics._base import Reading
@@ -54,9 +54,32 @@ def normal_chance(value: float, sd: float, *, kind: str, concentration: float) -
 
 
 def entries_chance(value: float, weight: Tensor, kind: str) -> Chance:
-    """Return the null of feedback with independent entries, sd one over root their number."""
-    entries = weight.numel()
-    return normal_chance(value, entries**-0.5, kind=kind, concentration=(2.0 / entries) ** 0.5)
+    r"""Return the null of feedback with independent normal entries, whose direction is uniform.
+
+    The cosine c of n entries has :math:`c\sqrt{(n-1)/(1-c^2)}` distributed as Student's t with
+    n - 1 degrees of freedom, and standard deviation :math:`1/\sqrt n`. Of one entry it is 1 or -1.
+
+    Args:
+        value: The cosine; NaN where there is none.
+        weight: Of the feedback's shape.
+        kind: What is random, one of ``schema.NULL_KINDS``.
+    """
+    n = weight.numel()
+    distance = float(special.stdtrit(n - 1, 0.975)) if n > 1 else np.inf
+    edge = 1.0 if n == 1 else distance / (n - 1 + distance**2) ** 0.5
+    p, opposed = (_beyond(sign * value, n) for sign in (1.0, -1.0))
+    sd, spread = n**-0.5, (2.0 / n) ** 0.5
+    return Chance(sd, -edge, edge, kind, "closed form", spread, p, p_opposed=opposed)
+
+
+def _beyond(cosine: float, n: int) -> float:
+    """Return how often a uniform direction of n entries has a cosine at least so large."""
+    if not np.isfinite(cosine):
+        return _NAN
+    if n == 1:
+        return 0.5 if cosine > 0 else 1.0
+    apart = max(1.0 - cosine**2, np.finfo(float).tiny)
+    return float(special.stdtr(n - 1, -cosine * ((n - 1) / apart) ** 0.5))
 
 
 def with_redraws(

@@ -29,6 +29,7 @@ __all__ = ["AttainableCosine"]
 _DIMS = ("rule", "layer", "site")
 _DRAWS = 8
 _NOISE = 0.02
+_FEWEST = 2
 
 
 class AttainableCosine(SnapshotDiagnostic):
@@ -55,8 +56,8 @@ class AttainableCosine(SnapshotDiagnostic):
 
     Undefined where a path around the next layer adds to the true signal, for grouped layers,
     at pre-activations whose local backward map mixes entries (normalisation in training mode,
-    overlapping pools), for more features (taps times outputs of the next layers) than 4,096, and
-    where the observed cosine is above it, so that too little was fitted.
+    overlapping pools), for more features (taps times outputs of the next layers) than 4,096, for a
+    single sample, and where the observed cosine is above it, so that too little was fitted.
 
     Source: our derivation. A test finds the least-squares kernel and sets it as the weight.
 
@@ -118,6 +119,9 @@ class AttainableCosine(SnapshotDiagnostic):
             NotDefined("an output layer has its true error", layer=layer.name)
             for layer in snapshot.capture.layout.outputs
         )
+        if snapshot.capture.n_samples < _FEWEST:
+            yield NotDefined("one sample has no half to be fitted on")
+            return
         by_entry, because = readers(snapshot)
         found: list[_Found] = []
         fits: dict[str, _Fits] = {}

@@ -19,6 +19,7 @@ from alignlab.snapshot import MeasuredRule, Snapshot
 __all__ = ["Drift"]
 
 _SAME = 1e-3
+_CONSTANT = "its pre-activations are the same for all samples"
 _TERMS = {
     "leading": "the mean gate times the mean entry signal",
     "residual": "gates that vary with the entry signal",
@@ -65,7 +66,8 @@ class Drift(SnapshotDiagnostic):
     *Undefined* for rules without error signals, or whose updates are no products of signals and
     inputs; for feedback that was drawn for this measurement; for frozen weights; where the step
     moves the means by no more than rounding; leading and residual where the local backward map
-    is no gain per unit; ``_since`` without states of earlier.
+    is no gain per unit; where pre-activations are the same for all samples, as behind a dead
+    layer; ``_since`` without states of earlier.
 
     Source: DFA-Stall (repository), for DFA of multilayer perceptrons without normalisation; for
     other rules, convolutions and shared weights our derivation.
@@ -168,8 +170,9 @@ def _shown(label: str, name: str, row: np.ndarray) -> Iterator[Reading | NotDefi
     """Yield what the budget says of one layer."""
     suffix = "" if label else "_true"
     size, is_rounding, mismatch, *shares = row.tolist()
-    if is_rounding or not np.isfinite(size):
-        because = "the step moves its means by no more than rounding"
+    because = _CONSTANT if not np.isfinite(size) else ""
+    if because or is_rounding:
+        because = because or "the step moves its means by no more than rounding"
         yield NotDefined(because, rule=label, layer=name)
         return
     yield Reading(f"mean_drift{suffix}", size, label, name)
@@ -200,11 +203,15 @@ def _since(snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
             total = own + upstream + cross
             shares = term_shares(torch.stack([own, upstream]), total)
             found[name].append(torch.cat([(total.norm() / spreads[name])[None], shares]))
-    for name, rows in found.items():
-        if rows:
-            size, own, upstream = torch.stack(rows, 1)
-            yield Reading("mean_drift_since", size, layer=name)
-            yield Reading("mean_drift_since_own", own, layer=name)
-            yield Reading("mean_drift_since_upstream", upstream, layer=name)
+    numbers = fetched([torch.stack(rows, 1) for rows in found.values() if rows])
+    for name, (size, own, upstream) in zip(found, numbers, strict=False):
+        yield Reading("mean_drift_since", size, layer=name)
+        yield Reading("mean_drift_since_own", own, layer=name)
+        yield Reading("mean_drift_since_upstream", upstream, layer=name)
+        if np.isnan(size).any():
+            yield NotDefined(f"{_CONSTANT} (mean_drift_since)", layer=name)
+        elif np.isnan(own).any():
+            because = "its means have not moved (mean_drift_since_own, _upstream)"
+            yield NotDefined(because, layer=name)
     if not snapshot.earlier:
         yield NotDefined("no state of earlier in the training is known (mean_drift_since)")

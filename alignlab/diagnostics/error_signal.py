@@ -166,7 +166,7 @@ class ErrorSignal(AlignmentDiagnostic):
 
     def rates(self, true: LayerView) -> Mapping[Key, Adjoint]:
         """Return T of the descent rate; none at the pre-activation where samples are mixed."""
-        result = {}
+        result: dict[Key, Adjoint] = {}
         for site in SITES:
             rows, found = true.site(site), true.beside(true, site)
             if rows is None or found is None or (site != ENTRY and true.local.mixes_samples):
@@ -186,7 +186,8 @@ class ErrorSignal(AlignmentDiagnostic):
             first, second, product = found.first.norm(), found.second.norm(), found.products.sum()
             yield Reading("cosine_error_signal_sd", _spread(found.cosines), site=site)
             yield Reading("angle_error_signal", angle_beside(reference, signal, found), site=site)
-            yield Reading("norm_ratio_error_signal", second / first, site=site)
+            ratio = torch.where(first > 0, second / first, torch.nan)
+            yield Reading("norm_ratio_error_signal", ratio, site=site)
             yield Reading("projection_error_signal", product / first / first, site=site)
             yield Reading("inner_product_error_signal", product, site=site)
             yield Reading("squared_norm_error_signal", second.square(), site=site)

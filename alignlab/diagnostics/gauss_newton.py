@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignlab.diagnostics._base import (
+    Adjoint,
     AlignmentDiagnostic,
     Comparison,
     Key,
@@ -99,7 +100,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
             return {}
         return {_KEY: _compared(at.gauss_newton, approximate.entry[found.samples])}
 
-    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Tensor]:
+    def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         """Return T of the cosine, zero for samples that are left out; see the base class."""
         found = true.shared(jacobians)
         at = found.at.get(true.layer.name)
@@ -111,7 +112,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
         weights = torch.where(defined, per_sample.rsqrt(), 0.0) / defined.sum()
         result = unit.new_zeros(len(true.entry), unit.shape[1])
         result[found.samples.to(unit.device)] = unit * weights.unsqueeze(1)
-        return {_KEY: result}
+        return {_KEY: Adjoint(result.reshape(true.entry.shape))}
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the true signal's own cosine, and why there is none."""

@@ -92,7 +92,7 @@ class RuleKernel(SnapshotDiagnostic):
     all samples of this batch; parameters outside of the layers (normalisations) are left out.
 
     **How to read it.** ``kernel_loss_rate`` says which layers lower the loss now; it is recorded
-    for every rule. Where the smallest eigenvalue of the symmetric part is positive, no error
+    for every rule. Where the smallest eigenvalue of the symmetric part is positive or 0, no error
     whatever can raise the loss; where it is negative there are errors that would. A cosine with
     the tangent kernel near 1 means that the rule moves outputs as backpropagation would, up to a
     scale; the target alignment against that of the tangent kernel, whether it does so along the
@@ -206,9 +206,14 @@ def _of_rule(
     for layer, value in found.cosine.items():
         if layer not in compared | {HIDDEN, NETWORK}:
             at = (label, layer, "")
+            unknown = bool(np.isnan(value))
+            status = "undefined" if unknown else "exact"
             yield from readings(
-                "cosine_rule_kernel", value, NO_CHANCE, "exact", undefined=0.0, place=at
-            )
+                *("cosine_rule_kernel", value, NO_CHANCE, status),
+                undefined=float(unknown), place=at,
+            )  # fmt: skip
+            if unknown:
+                yield NotDefined("its kernel is zero", label, layer)
 
 
 def _cosines(

@@ -37,8 +37,9 @@ class SignAgreement(AlignmentDiagnostic):
 
     *Chance.* One half, with the spread of fresh feedback or of rotated outputs, by redraws.
 
-    *Undefined* where every entry is zero in one of both. Entries that are, as at dead units, have
-    no sign: they are left out, and counted. The cosine of the curve is that of the counted entries.
+    *Undefined* where every entry is zero in one of both. Entries that are, but for rounding, as at
+    dead units, have no sign: they are left out, and their number is recorded. The cosine of the
+    curve is that of the other entries.
     Of a rule that yields updates alone, those of a weight that acts in several calls are compared
     with the gradient of all calls together.
 

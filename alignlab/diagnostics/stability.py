@@ -105,7 +105,8 @@ class Stability(SnapshotDiagnostic):
     change at this moment and nothing about a fixed point.
 
     **How to read it.** A positive growth rate, or a negative decay, is a direction along which the
-    rule leaves this point; backpropagation has no negative decay. A negative symmetric part
+    rule leaves this point; backpropagation has no negative decay. A decay of 0 is an error that
+    the rule does not move at all, or one whose sign rounding hides. A negative symmetric part
     with all decays positive: errors can grow for a while and vanish in the end. A good output
     layer can mask hidden layers that push the wrong way; the parts show it. Widening, or training
     longer under the rule, turns the sign where feedback and weights come to align.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from alignlab.diagnostics._alignment_matrices import CHANGE, WEIGHTS
@@ -169,7 +170,8 @@ def _replaced(
         backward = measured.backward_weights
         for layer in layers:
             first, second = weights[layer.module], backward[layer.module]
-            ratio = wide(second).norm() / wide(first).norm()
+            size = wide(first).norm()
+            ratio = torch.where(size > 0, wide(second).norm() / size, torch.nan)
             yield Reading("norm_ratio_weight_feedback", ratio, measured.label, layer.name)
     if changes and measured.rule.is_derived:
         yield NotDefined(_derived(), measured.label)

@@ -161,7 +161,7 @@ class WeightGradient(AlignmentDiagnostic):
             return
         product, first, second = found
         similarity = (product / first.sqrt() / second.sqrt()).clamp(-1.0, 1.0)
-        ratio = second.sqrt() / first.sqrt()
+        ratio = torch.where(first > 0, second.sqrt() / first.sqrt(), torch.nan)
         yield Reading("norm_ratio_weight_gradient", ratio)
         yield Reading("projection_weight_gradient", similarity * ratio)
         yield Reading("best_scale_weight_gradient", similarity / ratio)

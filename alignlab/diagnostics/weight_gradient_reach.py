@@ -113,8 +113,8 @@ class WeightGradientReach(SnapshotDiagnostic):
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the shares of every hidden layer, and their chance level."""
         errors = wide(snapshot.exact_error)
-        errors = errors @ error_space(errors)
-        errors = errors / errors.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
+        basis = error_space(errors)
+        errors = errors / errors.abs().amax().clamp_min(torch.finfo(torch.float64).tiny) @ basis
         views = {layer.name: snapshot.view(layer, snapshot.true) for layer in snapshot.hidden}
         because, keeping = _unfit(views, errors)
         first = snapshot.fold.int().argsort(descending=True, stable=True).to(errors.device)

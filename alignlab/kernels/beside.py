@@ -43,7 +43,8 @@ class Beside:
     def flat(self) -> Tensor:
         """Cosine of all samples as one vector; NaN where either is zero."""
         whole = self.products.sum() / self.first.norm() / self.second.norm()
-        return whole.clamp(-1.0, 1.0)
+        flat: Tensor = whole.clamp(-1.0, 1.0)
+        return flat
 
     @property
     def mean_cancels(self) -> Tensor:

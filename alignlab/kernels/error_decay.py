@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from alignlab.kernels.cosines import wide
@@ -21,11 +23,13 @@ class ErrorDecay:
 
     Attributes:
         values: Eigenvalues of K H on the range of H, smallest real part first, complex. Errors
-            along one change as :math:`e^{-\lambda t}`: a negative real part grows.
+            along one change as :math:`e^{-\lambda t}`: a negative real part grows. Real parts of
+            which rounding hides the sign are 0.
         parts: Real parts of what each kernel adds to the first of them; they sum to its real
-            part. NaN where the eigenvectors do not span the space.
+            part. NaN where that is 0: there are then many such directions, or none to be had.
         symmetric: Smallest eigenvalue of the symmetric part of
-            :math:`H^{1/2} K H^{1/2}`; positive where no error grows even for a moment.
+            :math:`H^{1/2} K H^{1/2}`; positive where no error grows even for a moment, 0 where
+            rounding hides its sign.
     """
 
     values: Tensor
@@ -65,13 +69,18 @@ def error_decay(kernels: Tensor, curvature: Tensor) -> ErrorDecay:
         nothing = torch.full((len(parts) + 1,), torch.nan, dtype=torch.float64)
         return ErrorDecay(torch.zeros(0, dtype=torch.complex128), nothing[1:], nothing[0])
     total = parts.sum(0)
-    values, right = torch.linalg.eig(total)
-    order = torch.argsort(values.real)
-    first = right[:, order[0]]
-    # Left eigenvectors are rows of the inverse; one of them is one solution.
-    unit = torch.zeros_like(first)
-    unit[order[0]] = 1.0
-    left, failed = torch.linalg.solve_ex(right.mT, unit)
-    split = torch.where(failed > 0, torch.nan, (left @ parts.to(left) @ first).real)
+    values, left, right = linalg.eig(total.numpy(), left=True, right=True)
+    rounding = len(total) * np.finfo(float).eps * float(total.norm())
+    overlap = np.einsum("ik,ik->k", left.conj(), right)
+    # An eigenvalue moves by the rounding over how far its two eigenvectors are from orthogonal.
+    hidden = np.abs(values.real) * np.abs(overlap) <= rounding
+    values = np.where(hidden, 0.0, values.real) + 1j * values.imag
+    order = np.argsort(values.real, kind="stable")
+    first = order[0]
+    split = torch.full((len(parts),), torch.nan, dtype=torch.float64)
+    if not hidden[first]:
+        along = np.einsum("i,pij,j->p", left[:, first].conj(), parts.numpy(), right[:, first])
+        split = torch.from_numpy((along / overlap[first]).real)
     symmetric = torch.linalg.eigvalsh((total + total.T) / 2.0)[0]
-    return ErrorDecay(values[order], split, symmetric)
+    symmetric = torch.where(symmetric.abs() <= rounding, 0.0, symmetric)
+    return ErrorDecay(torch.from_numpy(values[order]), split, symmetric)

@@ -137,7 +137,7 @@ def pairwise_cosine(gram: Tensor, *, seed: int = 0) -> PairwiseCosine:
     gram = wide(gram)
     count = gram.shape[-1]
     size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-    cosines = gram / (size.unsqueeze(-1) * size.unsqueeze(-2))
+    cosines = (gram / (size.unsqueeze(-1) * size.unsqueeze(-2))).clamp(-1.0, 1.0)
     apart = cosines * (1.0 - torch.eye(count, dtype=gram.dtype, device=gram.device))
     pairs = count * (count - 1)
     signs = _signs(count, seed).to(gram)

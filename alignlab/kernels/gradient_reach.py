@@ -39,7 +39,7 @@ def reached_in_sample(gradient: Tensor, directions: Tensor) -> Tensor:
     inverse = torch.linalg.pinv(gram, hermitian=True, rtol=_TOLERANCE)
     reached = (moments * (inverse @ moments)).sum((-3, -2, -1))
     share: Tensor = reached / wide(gradient).square().sum((-2, -1))
-    return share
+    return share.clamp(0.0, 1.0)
 
 
 def reached_held_out(gradients: tuple[Tensor, Tensor], directions: tuple[Tensor, Tensor]) -> Tensor:
@@ -79,7 +79,8 @@ def _elsewhere(gradient: Tensor, directions: Tensor, other: Tensor, elsewhere: T
     made = torch.einsum("...kr,...rkd->...kd", feedback, wide(elsewhere))
     aim = wide(other)
     product = (made * aim).sum((-2, -1))
-    cosine = product / (made.square().sum((-2, -1)) * aim.square().sum((-2, -1))).sqrt()
+    norms = made.square().sum((-2, -1)).sqrt() * aim.square().sum((-2, -1)).sqrt()
+    cosine = (product / norms).clamp(-1.0, 1.0)
     return cosine * cosine.abs()
 
 

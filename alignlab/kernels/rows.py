@@ -21,7 +21,7 @@ class Summary:
         cosine_sd: Its standard deviation over samples.
         cosine_flat: Cosine of the whole batch, in [-1, 1].
         descent_rate: Share of samples with a positive product, in [0, 1].
-        norm_ratio: Norm of the approximate signal over that of the true one.
+        norm_ratio: Norm of the approximate signal over that of the true one; NaN where that is 0.
         n_undefined: Samples of which one of the signals has no direction.
         inner_product: Inner product of both signals of the whole batch.
         squared_norm: Squared norm of the approximate signal of the whole batch.
@@ -76,7 +76,7 @@ def summarized(true: np.ndarray, norm: np.ndarray, product: np.ndarray) -> Summa
             cosine_sd=np.sqrt((spread**2).sum(-1) / np.maximum(count - 1, 0)),
             cosine_flat=flat,
             descent_rate=((cosines > 0) & defined).sum(-1) / count,
-            norm_ratio=whole / whole_true,
+            norm_ratio=np.where(whole_true > 0, whole / whole_true, np.nan),
             n_undefined=np.where(np.isnan(norm).all(-1), np.nan, true.shape[-1] - count),
             inner_product=product.sum(-1),
             squared_norm=whole**2,

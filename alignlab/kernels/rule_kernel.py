@@ -124,7 +124,8 @@ def smallest_share(kernel: Tensor) -> Tensor:
 
     Returns:
         Dimensionless, in [-1, 1], shape ``(...)``; -1 on average for a kernel whose sign is that
-        of feedback which knows nothing of the weights; NaN for one without symmetric part.
+        of feedback which knows nothing of the weights; 0 where rounding hides the sign, as for
+        kernels of fewer parameters than errors; NaN for one without symmetric part.
 
     Example:
         >>> smallest_share(torch.tensor([[2.0, 5.0], [-5.0, 1.0]])).item()
@@ -132,8 +133,9 @@ def smallest_share(kernel: Tensor) -> Tensor:
     """
     kernel = wide(kernel)
     values = torch.linalg.eigvalsh((kernel + kernel.mT) / 2.0)
-    result: Tensor = values[..., 0] / values.abs().amax(-1)
-    return result
+    share = values[..., 0] / values.abs().amax(-1)
+    rounding = kernel.shape[-1] * torch.finfo(torch.float64).eps
+    return torch.where(share.abs() <= rounding, 0.0, share)
 
 
 def centred(kernel: Tensor, n_samples: int) -> Tensor:

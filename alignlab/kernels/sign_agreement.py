@@ -17,6 +17,8 @@ __all__ = ["SignAgreement", "gaussian_sign_agreement", "sign_agreement"]
 class SignAgreement:
     """Agreement over the entries that are zero in neither of two vectors, all of shape ``(...)``.
 
+    What is rounding beside the largest entry is zero.
+
     Attributes:
         share: Share of these entries with the same sign, in [0, 1].
         weighted: The same with every entry counted by the magnitude of the true one, in [0, 1].
@@ -37,7 +39,8 @@ def sign_agreement(true: Tensor, approximate: Tensor) -> SignAgreement:
         s_w = \frac{\sum_{k\in K} |g_k|\,1[\hat g_k g_k > 0]}{\sum_{k\in K} |g_k|}
 
     K holds the entries that are zero in neither: an entry without a sign, as at a dead unit,
-    neither agrees nor disagrees.
+    neither agrees nor disagrees. What is at most four roundings of the largest entry counts as
+    zero: it can be what is left of terms that cancel, such as the errors of a softmax.
 
     Source: Liao, Leibo & Poggio 2016 (signs of backward weights); of gradients, our derivation.
 
@@ -55,7 +58,7 @@ def sign_agreement(true: Tensor, approximate: Tensor) -> SignAgreement:
     """
     first, second = torch.broadcast_tensors(wide(true), wide(approximate))
     known = torch.isfinite(first).all(-1) & torch.isfinite(second).all(-1)
-    has_sign = (first != 0) & (second != 0)
+    has_sign = _known(first, true.dtype) & _known(second, approximate.dtype)
     agrees = (torch.sign(first) == torch.sign(second)) & has_sign
     counted = has_sign.double()
     # Divided by the largest first, so that the sum neither overflows nor is lost.
@@ -71,6 +74,12 @@ def sign_agreement(true: Tensor, approximate: Tensor) -> SignAgreement:
         cosine=torch.where(known, on_counted, nothing),
         left_out=(~has_sign).double().sum(-1),
     )
+
+
+def _known(entries: Tensor, precision: torch.dtype) -> Tensor:
+    """Return which entries rounding cannot have made."""
+    floor = 4.0 * torch.finfo(precision).eps * entries.abs().amax(-1, keepdim=True)
+    return entries.abs() > floor
 
 
 def gaussian_sign_agreement(similarity: Tensor) -> Tensor:

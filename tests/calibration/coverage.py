@@ -15,6 +15,7 @@ from alignlab.rules._base import Rule
 from alignlab.rules._task import Task
 from tests.calibration.fresh import (
     Values,
+    fresh_backward_weights,
     fresh_direct,
     fresh_replaced,
     fresh_rotated,
@@ -109,24 +110,33 @@ LEVELS = {
         *(DFA(seed=3), lambda b, n, s: fresh_weights(b, n, seed=s)),
         *(("weight-feedback", "alignment-matrix"), _DENSE),
     ),
+    "weights and backward weights": Level(
+        FA(seed=3), lambda b, n, s: fresh_backward_weights(b, n, seed=s), ("weight-feedback",)
+    ),
 }
 """Every kind of chance level by what is drawn again."""
 
 
 def coverages(
-    level: str, *, draws: int, networks: Sequence[str] = (), redraws: int = 200
+    level: str,
+    *,
+    draws: int,
+    networks: Sequence[str] = (),
+    redraws: int = 200,
+    tried: int = 400,
 ) -> Iterator[Covered]:
     """Yield how often fresh draws fall into every band of a level.
 
     Args:
         level: One of ``LEVELS``.
         draws: Fresh draws for each network.
-        networks: On which; none means those of the level.
+        networks: To which of the level's this is kept; none means all.
         redraws: Most draws of which a band may be made.
+        tried: To how many of the draws p-values are given.
     """
     found = LEVELS[level]
     for seed, name in enumerate(NETWORKS):
-        if name in (networks or found.networks):
+        if name in found.networks and name in (networks or NETWORKS):
             batch = NETWORKS[name].make(seed)
             recording = recorded(
                 *(batch, found.rule), diagnostics=found.diagnostics, draws=redraws, seed=seed
@@ -135,16 +145,18 @@ def coverages(
             for band in bands(recording):
                 values = fresh.get((band.variable, band.site, band.layer), np.zeros(0))
                 if np.isfinite(values).any():
-                    yield covered(level, name, band, values)
+                    yield covered(level, name, band, values, tried=tried)
 
 
-def covered(level: str, network: str, band: Band, values: np.ndarray) -> Covered:
+def covered(
+    level: str, network: str, band: Band, values: np.ndarray, *, tried: int = 400
+) -> Covered:
     """Return how values lie to a band; those that are not defined are left out."""
     values = values[np.isfinite(values)]
     # Where a value is one of few its last digit must not decide on which side it lies.
     slack = 1e-6 * max(abs(band.low), abs(band.high))
     inside = (values >= band.low - slack) & (values <= band.high + slack)
-    chances = list(_chances(band, values))
+    chances = list(_chances(band, values, tried=tried))
     p = np.array([side for each in chances for side in (each.p, each.p_opposed)])
     return Covered(
         *(level, network, band, int(inside.sum()), len(values)),
@@ -154,9 +166,9 @@ def covered(level: str, network: str, band: Band, values: np.ndarray) -> Covered
     )
 
 
-def _chances(band: Band, values: np.ndarray, *, redraws: int = 200) -> Iterator[Chance]:
-    """Yield chance levels of up to 400 values: by the closed form, or by as many other values."""
-    drawn, observed = values[:redraws], values[redraws : redraws + 400]
+def _chances(band: Band, values: np.ndarray, *, tried: int) -> Iterator[Chance]:
+    """Yield chance levels of values: by the closed form, or by 200 other values."""
+    drawn, observed = values[:200], values[200 : 200 + tried]
     mean = 0.5 * (band.low + band.high) if band.variable == "descent_rate" else 0.0
     is_closed = band.method == "closed form"
     for value in observed:

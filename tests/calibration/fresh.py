@@ -16,7 +16,15 @@ from alignlab.sites import Layer
 from alignlab.snapshot import halves
 from tests.cases import Batch
 
-__all__ = ["Values", "fresh_direct", "fresh_replaced", "fresh_rotated", "fresh_weights", "turned"]
+__all__ = [
+    "Values",
+    "fresh_backward_weights",
+    "fresh_direct",
+    "fresh_replaced",
+    "fresh_rotated",
+    "fresh_weights",
+    "turned",
+]
 
 Values = dict[tuple[str, str, str], np.ndarray]
 """Alignments of fresh draws, by variable, site and layer."""
@@ -119,6 +127,19 @@ def fresh_weights(batch: Batch, count: int, *, seed: int = 0) -> Values:
         below = above
     capture.close()
     return {key: each.numpy() for key, each in found.items()}
+
+
+def fresh_backward_weights(batch: Batch, count: int, *, seed: int = 0) -> Values:
+    """Return cosines of weights with Gaussian ones in their place, of the layers that pass on."""
+    capture = Capture(batch.model, batch.loss, batch.x, batch.y)
+    stream = torch.Generator().manual_seed(30_000 + seed)
+    found: Values = {}
+    for layer in capture.layers[1:]:
+        weight = capture.module_weights()[layer.module].flatten()
+        drawn = torch.randn(count, len(weight), generator=stream)
+        found["cosine_weight_feedback", "", layer.name] = _cosine(weight, drawn).numpy()
+    capture.close()
+    return found
 
 
 def _fresh(batch: Batch, count: int, signals: Callable[..., Signals], seed: int) -> Values:

@@ -60,7 +60,9 @@ def switched(*, draws: int, networks: Sequence[str] = ()) -> Iterator[Switched]:
         for band in closed:
             values = fresh[_place(band)]
             if band.method == "closed form" and np.isfinite(values).any():
-                pair = (covered("", name, each, values) for each in (band, other[_place(band)]))
+                pair = (
+                    covered("", name, each, values, tried=0) for each in (band, other[_place(band)])
+                )
                 yield Switched(band.concentration, *pair)
 
 

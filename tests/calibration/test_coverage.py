@@ -21,6 +21,7 @@ KINDS = {
     "rotated signals": "output_rotation",
     "rotated updates": "output_rotation",
     "feedback matrices": "feedback_draw",
+    "weights and backward weights": "feedback_draw",
 }
 
 

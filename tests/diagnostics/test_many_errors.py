@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from alignlab.diagnostics import _alignments, _feedback
-from alignlab.diagnostics._alignments import _product_norm
+from alignlab.diagnostics import _closed_forms, _feedback
+from alignlab.diagnostics._base import Adjoint
+from alignlab.diagnostics._closed_forms import _product_norm
 from alignlab.diagnostics._feedback import error_space
 
 
@@ -32,5 +33,5 @@ def test_the_norm_of_a_product_does_not_depend_on_the_way(monkeypatch: pytest.Mo
     first, second = (torch.randn(7, n, generator=stream, dtype=torch.float64) for n in (40, 90))
     expected = np.linalg.norm(first.numpy().T @ second.numpy())
     for largest in (0, 10_000):
-        monkeypatch.setattr(_alignments, "_LARGEST_PRODUCT", largest)
-        assert float(_product_norm(first, second)) == pytest.approx(expected, rel=1e-12)
+        monkeypatch.setattr(_closed_forms, "_LARGEST_PRODUCT", largest)
+        assert float(_product_norm(Adjoint(first), second)) == pytest.approx(expected, rel=1e-12)

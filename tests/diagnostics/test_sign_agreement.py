@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alignlab.probe import Probe
-from alignlab.rules import BP, DFA, FA, FunctionRule
+from alignlab.rules import BP, DFA, FA, USF, FunctionRule
 from alignlab.rules._base import Rule
 from tests.cases import CASES, Batch, Case, each_case
 from tests.diagnostics.probing import probed
@@ -134,3 +134,14 @@ def test_feedback_by_chance_has_half_of_the_signs() -> None:
         assert (found[f"{name}_null_high"] > 0.5).all()
         assert (found[f"{name}_status"] != "useful").all()
         assert found[name].attrs["null_mean"] == 0.5
+
+
+def test_a_unit_whose_errors_cancel_has_no_sign() -> None:
+    # All backward weights of unit 0 are 1, and the errors of a softmax sum to zero.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    model[2].weight.data[:, 0].abs_()
+    x, y = torch.randn(20, 4).double(), torch.arange(20) % 3
+    batch = Batch(model, functional.cross_entropy, x, y)
+    found = measured(batch, USF()).sel(layer="0").isel(rule=0)
+    assert found["sign_agreement_left_out"].item() == 4.0

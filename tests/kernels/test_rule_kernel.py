@@ -198,3 +198,28 @@ def test_directions_without_curvature_are_left_out() -> None:
     empty = error_decay(torch.eye(3)[None], torch.zeros(3, 3))
     assert len(empty.values) == 0
     assert torch.isnan(empty.symmetric)
+
+
+def test_what_rounding_hides_is_neither_growth_nor_decay() -> None:
+    # Few parameters move many outputs: the rest is at rest, to either side by rounding alone.
+    rows, pushed = normal(30, 4, seed=5), normal(30, 4, seed=6)
+    truth = error_decay((rows @ rows.T)[None], torch.eye(30))
+    assert (truth.values.real >= 0).all()
+    assert float(truth.symmetric) == 0.0
+    assert torch.isnan(truth.parts).all()
+    assert float(smallest_share(rows @ rows.T)) == 0.0
+    # Of another rule 26 errors stay too, and what moves has its sign still.
+    found = error_decay((rows @ pushed.T)[None], torch.eye(30)).values
+    expected = np.linalg.eigvals((pushed.T @ rows).numpy())
+    moving = np.sort(found.real.numpy()[found.real.numpy() != 0])
+    np.testing.assert_allclose(moving, np.sort(expected.real), rtol=1e-9)
+
+
+def test_kernels_of_dead_layers_have_eigenvalues_too() -> None:
+    # Rank two among 48, with entries that differ by many orders.
+    left, right = normal(48, 2, seed=7), normal(48, 2, seed=8)
+    kernel = left @ torch.diag(torch.tensor([1.0, 1e-30], dtype=torch.float64)) @ right.T
+    parts = torch.stack([torch.zeros(48, 48, dtype=torch.float64), kernel])
+    found = error_decay(parts, torch.eye(48))
+    assert torch.isfinite(found.values.real).all()
+    assert found.values.real.abs().max() == pytest.approx(abs(float(left[:, 0] @ right[:, 0])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import sqrt
 from typing import Any, ClassVar
 
 import numpy as np
@@ -304,6 +304,6 @@ def shared_noise(
     y = mean + sqrt(noise) * torch.randn(n_samples, units)
     model = nn.Sequential(nn.Linear(1, units, bias=False))
     batch = torch.ones(n_samples, 1), y
-    found = probed(model, along, [OtherMean()], batch, "weight-gradient").isel(rule=0, layer=0)
-    names = [f"cosine_weight_gradient{kind}" for kind in ("", "_debiased")]
-    return [float(found.get(name, nan)) for name in names]
+    names = ("weight-gradient", "cross-batch-gradient")
+    found = probed(model, along, [OtherMean()], batch, *names).isel(rule=0, layer=0)
+    return [float(found[f"cosine_weight_gradient{kind}"]) for kind in ("", "_debiased")]

@@ -15,8 +15,8 @@ from torch.nn import functional
 from alignlab.kernels.rotation import rotation_sd
 from alignlab.probe import Probe
 from alignlab.rules import DFA, Quantised
+from tests.calibration.fresh import Values, fresh_direct
 from tests.case import Batch
-from tests.diagnostics.nulls import fresh_alignments
 from tests.diagnostics.reaching import deep, noise
 from tests.stated_values.networks import (
     CIRCULAR,
@@ -51,11 +51,11 @@ def of_dfa(seed: int) -> xr.Dataset:
 
 
 @cache
-def fresh(seed: int) -> dict[tuple[str, str, str], np.ndarray]:
+def fresh(seed: int) -> Values:
     """Return the cosines under fresh feedback by variable, site and layer."""
     model, (x, y) = deep_network(seed)
     batch = Batch(model, functional.cross_entropy, x, y)
-    return fresh_alignments(batch, _DRAWS, seed=seed, chunk=50)
+    return fresh_direct(batch, _DRAWS, seed=seed)
 
 
 def bands(seed: int) -> Sequence[float]:
