@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,12 @@ __all__ = ["diagnostics_of", "recorded"]
 
 def diagnostics_of(names: Sequence[str]) -> dict[str, Diagnostic]:
     """Return diagnostics by name."""
-    return {name: _diagnostic(name) for name in names}
+    # Libraries that are imported with them may draw from Python's generator.
+    state = random.getstate()
+    try:
+        return {name: _diagnostic(name) for name in names}
+    finally:
+        random.setstate(state)
 
 
 def _diagnostic(name: str) -> Diagnostic:
