@@ -18,6 +18,7 @@ from alignlab.learner import Learner
 from alignlab.probe import Probe
 from alignlab.rules import BP, DFA, KP, ForwardGradient, Rule, State, Task, Updates
 from alignlab.snapshot import MeasuredRule
+from tests.stated_values.networks import HEADS, convolutions, maps
 
 __all__ = [
     "BATCHES",
@@ -26,14 +27,17 @@ __all__ = [
     "NOISE",
     "UNITS",
     "against_itself",
+    "along",
     "at_outputs",
     "batch_of",
+    "defects",
     "fresh_feedback",
     "hops",
     "kolen_pollack",
     "of_signs",
     "of_updates",
     "of_weights",
+    "one_layer",
     "probed",
     "reach",
     "scalar_output",
@@ -41,6 +45,10 @@ __all__ = [
     "tangents",
     "wide_network",
 ]
+
+UNITS, NOISE = 5000, 20.0
+"""Units, and energy of a sample's noise over that of the mean."""
+BATCHES = (16, 64, 256)
 
 LAWS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "normal": lambda p, s: nn.init.normal_(p, std=s),
@@ -104,9 +112,11 @@ def along(output: Tensor, direction: Tensor) -> Tensor:
     return (output * direction).sum() / len(output)
 
 
-def one_layer(n_in: int, n_out: int, n_samples: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+def one_layer(
+    n_in: int, n_out: int, n_samples: int, *, seed: int = 2
+) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """Return a layer whose weight gradient is a sum of products of normal vectors."""
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     batch = torch.randn(n_samples, n_in), torch.randn(n_samples, n_out)
     return nn.Sequential(nn.Linear(n_in, n_out, bias=False)), batch
 
@@ -172,6 +182,24 @@ def fresh_feedback() -> list[float]:
 
 
 FRESH = 128
+
+
+def defects() -> list[float]:
+    """Return the equivariance defects of four circular convolutions, by layer and shift.
+
+    Of backpropagation under a pooled head, then of dense DFA there, and of both under a flattened
+    head.
+    """
+    found = {}
+    for head in HEADS:
+        model, (x, y) = convolutions(head, seed=0).double(), maps(200, seed=0)
+        batch = x.double(), y
+        here = probed(model, F.cross_entropy, [DFA()], batch, "equivariance-defect")
+        here = here.isel(rule=0, layer=slice(0, 4)).sel(shift=[1, 2, 4])
+        for kind in ("_true", ""):
+            found[head, kind] = here[f"equivariance_defect{kind}"].values.flatten()
+    order = [("pooled", "_true"), ("pooled", ""), ("flattened", "_true"), ("flattened", "")]
+    return np.concatenate([found[place] for place in order]).tolist()
 
 
 def reach() -> list[float]:
@@ -264,18 +292,18 @@ class OtherMean(Rule):
         return Updates({}, signal, task.capture.local(signal).parameters)
 
 
-def shared_noise(n_samples: int) -> list[float]:
-    """Return the cosine of two independent directions under the same noise, and the debiased."""
-    torch.manual_seed(7)
-    mean = torch.randn(UNITS, generator=torch.Generator().manual_seed(9))
-    y = mean + sqrt(NOISE) * torch.randn(n_samples, UNITS)
-    model = nn.Sequential(nn.Linear(1, UNITS, bias=False))
+def shared_noise(
+    n_samples: int, *, noise: float = NOISE, units: int = UNITS, seed: int = 7
+) -> list[float]:
+    """Return the cosine of two independent directions under the same noise, and the debiased.
+
+    The latter is NaN where the halves are of so few samples that it is undefined.
+    """
+    torch.manual_seed(seed)
+    mean = torch.randn(units, generator=torch.Generator().manual_seed(9))
+    y = mean + sqrt(noise) * torch.randn(n_samples, units)
+    model = nn.Sequential(nn.Linear(1, units, bias=False))
     batch = torch.ones(n_samples, 1), y
     names = ("weight-gradient", "cross-batch-gradient")
     found = probed(model, along, [OtherMean()], batch, *names).isel(rule=0, layer=0)
     return [float(found[f"cosine_weight_gradient{kind}"]) for kind in ("", "_debiased")]
-
-
-UNITS, NOISE = 5000, 20.0
-"""Units, and energy of a sample's noise over that of the mean."""
-BATCHES = (16, 64, 256)

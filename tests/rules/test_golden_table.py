@@ -21,6 +21,7 @@ from tests.rules.golden_measurements import (
     against_itself,
     at_outputs,
     batch_of,
+    defects,
     fresh_feedback,
     hops,
     kolen_pollack,
@@ -117,6 +118,11 @@ TABLE: dict[str, Golden] = {
     # the closed form.
     "fresh feedback of dfa": Golden(
         fresh_feedback, [0.0, 1.0, 1.0], [FRESH**-0.5, (2 * FRESH) ** -0.5, 0.02]
+    ),
+    # A sample's signal has 16 x 64 entries; unrelated ones correlate by 1/32, and the defect
+    # is the root of twice one minus that.
+    "equivariance defects of backpropagation and dense feedback, pooled and flattened head": Golden(
+        defects, [0.0] * 12 + [sqrt(2.0)] * 36, [0.0] * 12 + [1 / 32 / sqrt(2.0)] * 36
     ),
     "reach of a linear network": Golden(reach, [1.0] * 8),
     # Of 1600 entries and 400; after t steps (1 - 0.1)^t of the difference is left.
