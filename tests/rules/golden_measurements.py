@@ -76,8 +76,8 @@ def started(rule: Rule, model: nn.Module, loss: Any, batch: Any, number: int) ->
     return MeasuredRule(rule, state, "replayed", f"{rule.label} {number}")
 
 
-def wide_network(law: str, *, depth: int = 4, width: int = 320) -> nn.Sequential:
-    torch.manual_seed(0)
+def wide_network(law: str, *, depth: int = 4, width: int = 320, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
     layers = [nn.Linear(width, width, bias=False) for _ in range(depth)]
     model = nn.Sequential(*layers, nn.Linear(width, width // 2, bias=False))
     for parameter in model.parameters():
@@ -90,9 +90,10 @@ def batch_of(n_in: int, classes: int, *, n_samples: int = 40) -> tuple[Tensor, T
     return torch.randn(n_samples, n_in, generator=stream), torch.arange(n_samples) % classes
 
 
-def hops(rule: Rule, law: str) -> list[float]:
+def hops(rule: Rule, law: str, *, seed: int = 0) -> list[float]:
     """Return the cosines 1, 2, 3 and 4 hops below the output, by sample and of the batch."""
-    found = probed(wide_network(law), F.cross_entropy, [rule], batch_of(320, 160), "error-signal")
+    model = wide_network(law, seed=seed)
+    found = probed(model, F.cross_entropy, [rule], batch_of(320, 160), "error-signal")
     here = found.isel(rule=0, layer=[3, 2, 1, 0])
     samples = here["cosine_error_signal"].sel(site="entry").values
     whole = here["cosine_error_signal_flat"].sel(site="preactivation").values
@@ -121,18 +122,19 @@ def one_layer(
     return nn.Sequential(nn.Linear(n_in, n_out, bias=False)), batch
 
 
-def of_updates(*rules: Rule, n_in: int = 300, n_out: int = 300) -> np.ndarray:
+def of_updates(*rules: Rule, n_in: int = 300, n_out: int = 300, seed: int = 2) -> np.ndarray:
     """Return the cosine of the only weight's update with its gradient, for every rule."""
-    model, batch = one_layer(n_in, n_out, 400)
+    model, batch = one_layer(n_in, n_out, 400, seed=seed)
     found = probed(model, along, rules, batch, "weight-gradient")
     values: np.ndarray = found["cosine_weight_gradient"].isel(layer=0).values
     return values
 
 
-def tangents(count: int, repeats: int, *, orthogonal: bool = False) -> list[float]:
+def tangents(count: int, repeats: int, *, orthogonal: bool = False, seed: int = 0) -> list[float]:
     """Return the root mean square cosine of forward gradients of 1000 parameters."""
     rules = [
-        ForwardGradient(tangents=count, orthogonal=orthogonal, seed=seed) for seed in range(repeats)
+        ForwardGradient(tangents=count, orthogonal=orthogonal, seed=1000 * seed + k)
+        for k in range(repeats)
     ]
     return [float(np.sqrt(np.mean(of_updates(*rules, n_in=40, n_out=25) ** 2)))]
 
@@ -161,16 +163,16 @@ def against_itself() -> list[float]:
     return values[~np.isnan(values)].tolist()
 
 
-def fresh_feedback() -> list[float]:
+def fresh_feedback(*, seed: int = 0) -> list[float]:
     r"""Return mean and spread of DFA's cosines over fresh feedback, over their closed form.
 
     A fixed network, flattened batch: :math:`\mathrm{sd} = \|\Delta^\top E\| /
     (\sqrt n\,\|E\|\,\|\Delta\|)` with the true signals at an entry of n units.
     """
-    torch.manual_seed(3)
+    torch.manual_seed(3 + seed)
     model = nn.Sequential(nn.Linear(30, 100), nn.Tanh(), nn.Linear(100, 10))
     batch = batch_of(30, 10, n_samples=60)
-    rules = [DFA(seed=seed) for seed in range(FRESH)]
+    rules = [DFA(seed=FRESH * seed + k) for k in range(FRESH)]
     found = probed(model, F.cross_entropy, rules, batch, "error-signal")
     cosines = found["cosine_error_signal_flat"].sel(site="entry", layer="0").values
     h = torch.tanh(model[0](batch[0])).detach().requires_grad_()
@@ -184,7 +186,7 @@ def fresh_feedback() -> list[float]:
 FRESH = 128
 
 
-def defects() -> list[float]:
+def defects(*, n_samples: int = 200, seed: int = 0) -> list[float]:
     """Return the equivariance defects of four circular convolutions, by layer and shift.
 
     Of backpropagation under a pooled head, then of dense DFA there, and of both under a flattened
@@ -192,9 +194,10 @@ def defects() -> list[float]:
     """
     found = {}
     for head in HEADS:
-        model, (x, y) = convolutions(head, seed=0).double(), maps(200, seed=0)
+        model, (x, y) = convolutions(head, seed=seed).double(), maps(n_samples, seed=seed)
         batch = x.double(), y
-        here = probed(model, F.cross_entropy, [DFA()], batch, "equivariance-defect")
+        rules = [DFA(seed=seed)]
+        here = probed(model, F.cross_entropy, rules, batch, "equivariance-defect")
         here = here.isel(rule=0, layer=slice(0, 4)).sel(shift=[1, 2, 4])
         for kind in ("_true", ""):
             found[head, kind] = here[f"equivariance_defect{kind}"].values.flatten()

@@ -147,6 +147,7 @@ ROWS: tuple[Stated, ...] = (
         (".447", ".558"), bracket, 8, "normal errors of 6 dimensions, .56 of the signal in reach",
         note="Share and dimensions are not stated and follow from the two values, so that this "
         "checks the law of the bias alone.",
+        is_chosen=True,
     ),
     Stated(
         "0.1.6: largest cosine below a layer of 1, 2, 4, 8, 9 units, ten classes; smallest root of "

@@ -27,11 +27,14 @@ class Stated:
         seeds: How many seeds.
         setting: Network, data and what is read.
         note: What else is to be known.
-        is_slow: Whether it takes more than a second or two.
+        is_slow: Whether it takes more than a second and a half.
+        is_chosen: Whether the derivations leave open a part of the setting, and it was chosen so
+            that the stated values come out: then only that such a setting exists is shown.
         is_wide: Whether single networks differ by more than a third of what is stated, so that
             agreement says little.
         found: Mean and standard deviation over the seeds, where they do not agree with what
             is stated; empty where they do.
+        because: Why they do not.
     """
 
     of: str
@@ -41,8 +44,10 @@ class Stated:
     setting: str
     note: str = ""
     is_slow: bool = False
+    is_chosen: bool = False
     is_wide: bool = False
     found: tuple[tuple[float, float], ...] = ()
+    because: str = ""
 
     @property
     def intervals(self) -> list[tuple[float, float]]:
@@ -72,7 +77,7 @@ class Found:
     def is_wide(self, stated: Stated) -> bool:
         """Return whether some value differs between networks by a third of what is stated."""
         sizes = [max(abs(end) for end in ends if isfinite(end)) for ends in stated.intervals]
-        is_zero = [low < 0.0 < high for low, high in stated.intervals]
+        is_zero = [isfinite(low) and low < 0.0 < high for low, high in stated.intervals]
         return any(
             sd > WIDE * size and not zero
             for sd, size, zero in zip(self.sd, sizes, is_zero, strict=True)
@@ -89,7 +94,8 @@ def measured_over_seeds(stated: Stated) -> Found:
     assert values.shape[1] == len(stated.values), stated.of
     # Of a matrix that is singular for every seed the condition number is infinite.
     same = (values == values[0]).all(0)
-    spread = np.where(same, 0.0, np.where(same, 0.0, values).std(0, ddof=1))
+    varying = np.where(same, 0.0, values)
+    spread = varying.std(0, ddof=min(1, stated.seeds - 1))
     return Found(values.mean(0), spread)
 
 
@@ -98,6 +104,6 @@ def _interval(text: str) -> tuple[float, float]:
     if bound:
         end = float(bound[2])
         return (-inf, end) if bound[1] == "<" else (end, inf)
-    ends = text.split("-")
+    ends = re.split(r"(?<=\d)-", text)
     half = [0.5 * 10.0 ** -len(end.partition(".")[2]) for end in ends]
     return float(ends[0]) - half[0], float(ends[-1]) + half[-1]
