@@ -161,7 +161,7 @@ def test_the_chance_level_of_signs_is_that_of_other_signs(kind: type[Rule]) -> N
     assert "at chance" not in here["cosine_error_signal_status"].isel(layer=3).values
 
 
-def test_the_values_are_those_of_the_literature() -> None:
+def test_the_values_are_those_that_are_stated() -> None:
     powers = [GAUSSIAN**k for k in (1, 2, 3, 4)]
     assert powers == pytest.approx([0.798, 0.637, 0.508, 0.405], abs=1e-3)
     assert pytest.approx(0.866, abs=1e-3) == UNIFORM
