@@ -8,11 +8,12 @@ WORKERS ?= auto
 BENCH ?= --write docs/benchmarks.md
 ACCURACY ?= --write docs/accuracy.md
 CALIBRATION ?= --write docs/calibration.md
+STATED ?= --write docs/stated-values.md
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint docs bench accuracy calibration clean help
+.PHONY: demo test test-all lint docs bench accuracy calibration stated clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -44,6 +45,9 @@ bench: $(VENV)/.peers  ## every benchmark in five processes, 20 minutes; BENCH=-
 
 accuracy: $(VENV)/.dev  ## train networks under every rule, an hour; MNIST needs ALIGNLAB_DATA
 	$(BIN)/python -m tests.accuracy $(ACCURACY)
+
+stated: $(VENV)/.dev  ## measure the values that our derivations state, some minutes
+	$(BIN)/python -m tests.stated_values $(STATED)
 
 calibration: $(VENV)/.dev  ## hold every chance level against fresh draws, a quarter of an hour
 	$(BIN)/python -m tests.calibration $(CALIBRATION)

@@ -18,6 +18,7 @@ from alignlab.learner import Learner
 from alignlab.probe import Probe
 from alignlab.rules import BP, DFA, KP, ForwardGradient, Rule, State, Task, Updates
 from alignlab.snapshot import MeasuredRule
+from tests.stated_values.networks import HEADS, convolutions, maps
 
 __all__ = [
     "BATCHES",
@@ -26,14 +27,17 @@ __all__ = [
     "NOISE",
     "UNITS",
     "against_itself",
+    "along",
     "at_outputs",
     "batch_of",
+    "defects",
     "fresh_feedback",
     "hops",
     "kolen_pollack",
     "of_signs",
     "of_updates",
     "of_weights",
+    "one_layer",
     "probed",
     "reach",
     "scalar_output",
@@ -41,6 +45,10 @@ __all__ = [
     "tangents",
     "wide_network",
 ]
+
+UNITS, NOISE = 5000, 20.0
+"""Units, and energy of a sample's noise over that of the mean."""
+BATCHES = (16, 64, 256)
 
 LAWS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "normal": lambda p, s: nn.init.normal_(p, std=s),
@@ -68,8 +76,8 @@ def started(rule: Rule, model: nn.Module, loss: Any, batch: Any, number: int) ->
     return MeasuredRule(rule, state, "replayed", f"{rule.label} {number}")
 
 
-def wide_network(law: str, *, depth: int = 4, width: int = 320) -> nn.Sequential:
-    torch.manual_seed(0)
+def wide_network(law: str, *, depth: int = 4, width: int = 320, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
     layers = [nn.Linear(width, width, bias=False) for _ in range(depth)]
     model = nn.Sequential(*layers, nn.Linear(width, width // 2, bias=False))
     for parameter in model.parameters():
@@ -82,9 +90,10 @@ def batch_of(n_in: int, classes: int, *, n_samples: int = 40) -> tuple[Tensor, T
     return torch.randn(n_samples, n_in, generator=stream), torch.arange(n_samples) % classes
 
 
-def hops(rule: Rule, law: str) -> list[float]:
+def hops(rule: Rule, law: str, *, seed: int = 0) -> list[float]:
     """Return the cosines 1, 2, 3 and 4 hops below the output, by sample and of the batch."""
-    found = probed(wide_network(law), F.cross_entropy, [rule], batch_of(320, 160), "error-signal")
+    model = wide_network(law, seed=seed)
+    found = probed(model, F.cross_entropy, [rule], batch_of(320, 160), "error-signal")
     here = found.isel(rule=0, layer=[3, 2, 1, 0])
     samples = here["cosine_error_signal"].sel(site="entry").values
     whole = here["cosine_error_signal_flat"].sel(site="preactivation").values
@@ -104,25 +113,28 @@ def along(output: Tensor, direction: Tensor) -> Tensor:
     return (output * direction).sum() / len(output)
 
 
-def one_layer(n_in: int, n_out: int, n_samples: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+def one_layer(
+    n_in: int, n_out: int, n_samples: int, *, seed: int = 2
+) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """Return a layer whose weight gradient is a sum of products of normal vectors."""
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     batch = torch.randn(n_samples, n_in), torch.randn(n_samples, n_out)
     return nn.Sequential(nn.Linear(n_in, n_out, bias=False)), batch
 
 
-def of_updates(*rules: Rule, n_in: int = 300, n_out: int = 300) -> np.ndarray:
+def of_updates(*rules: Rule, n_in: int = 300, n_out: int = 300, seed: int = 2) -> np.ndarray:
     """Return the cosine of the only weight's update with its gradient, for every rule."""
-    model, batch = one_layer(n_in, n_out, 400)
+    model, batch = one_layer(n_in, n_out, 400, seed=seed)
     found = probed(model, along, rules, batch, "weight-gradient")
     values: np.ndarray = found["cosine_weight_gradient"].isel(layer=0).values
     return values
 
 
-def tangents(count: int, repeats: int, *, orthogonal: bool = False) -> list[float]:
+def tangents(count: int, repeats: int, *, orthogonal: bool = False, seed: int = 0) -> list[float]:
     """Return the root mean square cosine of forward gradients of 1000 parameters."""
     rules = [
-        ForwardGradient(tangents=count, orthogonal=orthogonal, seed=seed) for seed in range(repeats)
+        ForwardGradient(tangents=count, orthogonal=orthogonal, seed=1000 * seed + k)
+        for k in range(repeats)
     ]
     return [float(np.sqrt(np.mean(of_updates(*rules, n_in=40, n_out=25) ** 2)))]
 
@@ -151,16 +163,16 @@ def against_itself() -> list[float]:
     return values[~np.isnan(values)].tolist()
 
 
-def fresh_feedback() -> list[float]:
+def fresh_feedback(*, seed: int = 0) -> list[float]:
     r"""Return mean and spread of DFA's cosines over fresh feedback, over their closed form.
 
     A fixed network, flattened batch: :math:`\mathrm{sd} = \|\Delta^\top E\| /
     (\sqrt n\,\|E\|\,\|\Delta\|)` with the true signals at an entry of n units.
     """
-    torch.manual_seed(3)
+    torch.manual_seed(3 + seed)
     model = nn.Sequential(nn.Linear(30, 100), nn.Tanh(), nn.Linear(100, 10))
     batch = batch_of(30, 10, n_samples=60)
-    rules = [DFA(seed=seed) for seed in range(FRESH)]
+    rules = [DFA(seed=FRESH * seed + k) for k in range(FRESH)]
     found = probed(model, F.cross_entropy, rules, batch, "error-signal")
     cosines = found["cosine_error_signal_flat"].sel(site="entry", layer="0").values
     h = torch.tanh(model[0](batch[0])).detach().requires_grad_()
@@ -172,6 +184,25 @@ def fresh_feedback() -> list[float]:
 
 
 FRESH = 128
+
+
+def defects(*, n_samples: int = 200, seed: int = 0) -> list[float]:
+    """Return the equivariance defects of four circular convolutions, by layer and shift.
+
+    Of backpropagation under a pooled head, then of dense DFA there, and of both under a flattened
+    head.
+    """
+    found = {}
+    for head in HEADS:
+        model, (x, y) = convolutions(head, seed=seed).double(), maps(n_samples, seed=seed)
+        batch = x.double(), y
+        rules = [DFA(seed=seed)]
+        here = probed(model, F.cross_entropy, rules, batch, "equivariance-defect")
+        here = here.isel(rule=0, layer=slice(0, 4)).sel(shift=[1, 2, 4])
+        for kind in ("_true", ""):
+            found[head, kind] = here[f"equivariance_defect{kind}"].values.flatten()
+    order = [("pooled", "_true"), ("pooled", ""), ("flattened", "_true"), ("flattened", "")]
+    return np.concatenate([found[place] for place in order]).tolist()
 
 
 def reach() -> list[float]:
@@ -264,18 +295,18 @@ class OtherMean(Rule):
         return Updates({}, signal, task.capture.local(signal).parameters)
 
 
-def shared_noise(n_samples: int) -> list[float]:
-    """Return the cosine of two independent directions under the same noise, and the debiased."""
-    torch.manual_seed(7)
-    mean = torch.randn(UNITS, generator=torch.Generator().manual_seed(9))
-    y = mean + sqrt(NOISE) * torch.randn(n_samples, UNITS)
-    model = nn.Sequential(nn.Linear(1, UNITS, bias=False))
+def shared_noise(
+    n_samples: int, *, noise: float = NOISE, units: int = UNITS, seed: int = 7
+) -> list[float]:
+    """Return the cosine of two independent directions under the same noise, and the debiased.
+
+    The latter is NaN where the halves are of so few samples that it is undefined.
+    """
+    torch.manual_seed(seed)
+    mean = torch.randn(units, generator=torch.Generator().manual_seed(9))
+    y = mean + sqrt(noise) * torch.randn(n_samples, units)
+    model = nn.Sequential(nn.Linear(1, units, bias=False))
     batch = torch.ones(n_samples, 1), y
     names = ("weight-gradient", "cross-batch-gradient")
     found = probed(model, along, [OtherMean()], batch, *names).isel(rule=0, layer=0)
     return [float(found[f"cosine_weight_gradient{kind}"]) for kind in ("", "_debiased")]
-
-
-UNITS, NOISE = 5000, 20.0
-"""Units, and energy of a sample's noise over that of the mean."""
-BATCHES = (16, 64, 256)

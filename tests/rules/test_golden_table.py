@@ -21,6 +21,7 @@ from tests.rules.golden_measurements import (
     against_itself,
     at_outputs,
     batch_of,
+    defects,
     fresh_feedback,
     hops,
     kolen_pollack,
@@ -118,6 +119,11 @@ TABLE: dict[str, Golden] = {
     "fresh feedback of dfa": Golden(
         fresh_feedback, [0.0, 1.0, 1.0], [FRESH**-0.5, (2 * FRESH) ** -0.5, 0.02]
     ),
+    # A sample's signal has 16 x 64 entries; unrelated ones correlate by 1/32, and the defect
+    # is the root of twice one minus that.
+    "equivariance defects of backpropagation and dense feedback, pooled and flattened head": Golden(
+        defects, [0.0] * 12 + [sqrt(2.0)] * 36, [0.0] * 12 + [1 / 32 / sqrt(2.0)] * 36
+    ),
     "reach of a linear network": Golden(reach, [1.0] * 8),
     # Of 1600 entries and 400; after t steps (1 - 0.1)^t of the difference is left.
     "kolen-pollack at the start": Golden(lambda: kolen_pollack(0), [0.0] * 2, 400**-0.5),
@@ -155,7 +161,7 @@ def test_the_chance_level_of_signs_is_that_of_other_signs(kind: type[Rule]) -> N
     assert "at chance" not in here["cosine_error_signal_status"].isel(layer=3).values
 
 
-def test_the_values_are_those_of_the_literature() -> None:
+def test_the_values_are_those_that_are_stated() -> None:
     powers = [GAUSSIAN**k for k in (1, 2, 3, 4)]
     assert powers == pytest.approx([0.798, 0.637, 0.508, 0.405], abs=1e-3)
     assert pytest.approx(0.866, abs=1e-3) == UNIFORM
