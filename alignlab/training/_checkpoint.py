@@ -1,0 +1,90 @@
+"""What a training leaves, and the checkpoint that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alignlab.feedback import Feedback, digest, encoded
+from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
+from alignlab.rules._drawn import DrawnFeedback
+from alignlab.rules._wrapping import feedback_seed
+
+__all__ = ["Training", "save_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training leaves beside the trained model.
+
+    Attributes:
+        rule: The rule.
+        feedback: What it holds at the end: feedback by layer or module, drawn once or learned;
+            of signs with fixed magnitudes the magnitudes; empty where nothing stays.
+        losses: Mean training loss of every epoch.
+        options: Everything else that is needed to train the same model again.
+        history: What was watched, in the order of the steps; each with ``step`` and ``epoch``.
+    """
+
+    rule: Rule
+    feedback: Mapping[str, Feedback]
+    losses: tuple[float, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    training: Training,
+    *,
+    feedback: bool = True,
+    **metadata: str | float,
+) -> Path:
+    """Write weights, feedback and what is needed to train the same model again.
+
+    Args:
+        path: File; written under a temporary name and renamed.
+        model: The trained model.
+        training: What ``train`` returned.
+        feedback: Whether the feedback itself is stored; its hash is in any case, so that a
+            replay from the seed can be proven.
+        **metadata: Further plain values.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    ours: dict[str, Any] = {
+        "schema": 1,
+        "rule": training.rule.name,
+        "rule_spec": training.rule.label,
+        "feedback_seed": feedback_seed(training.rule) or 0,
+        "final_loss": training.losses[-1] if training.losses else float("nan"),
+        **training.options,
+        **metadata,
+    }
+    if training.feedback:
+        ours["feedback_sha256"] = digest(training.feedback)
+        ours["feedback_kind"] = _kind(training.rule, training.feedback)
+        if feedback:
+            ours["feedback"] = encoded(training.feedback)
+    draft = path.with_name(f".{path.name}.part")
+    torch.save({"model": model.state_dict(), "alignlab": ours}, draft)
+    return draft.replace(path)
+
+
+def _kind(rule: Rule, state: Mapping[str, Feedback]) -> str:
+    """Return what a rule's state is: direct feedback, weights that act, or of another form."""
+    if isinstance(rule, DirectRule | DrawnFeedback) and not rule.learns:
+        return "direct"
+    if isinstance(rule, ReplacedWeightRule):
+        acting = rule.acting(state)
+        if all(acting.get(name) is one for name, one in state.items()):
+            return "weight"
+    return "state"
