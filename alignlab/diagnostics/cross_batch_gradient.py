@@ -72,7 +72,7 @@ class CrossBatchGradient(AlignmentDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 60.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosine; NaN where a product of a gradient with itself is not positive."""

@@ -100,7 +100,7 @@ class SignAgreement(AlignmentDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 3.0
+    cost: ClassVar[float] = 33.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return both shares of one layer."""

@@ -120,7 +120,7 @@ class StepBound(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(_declared())
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 17.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield bounds and efficiencies of every rule and of the true gradient."""

@@ -90,7 +90,7 @@ class Unrolled(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 7.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the ceiling of every layer, and what convolutions could follow."""

@@ -68,7 +68,7 @@ class UnsharedGradient(AlignmentDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 27.0
+    cost: ClassVar[float] = 8.0
     max_draws: ClassVar[int] = 32
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
