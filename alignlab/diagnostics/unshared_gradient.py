@@ -70,6 +70,7 @@ class UnsharedGradient(AlignmentDiagnostic):
     )
     cost: ClassVar[float] = 8.0
     max_draws: ClassVar[int] = 32
+    without_value: ClassVar[str] = "its gradients are zero at all positions, true or the rule's"
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
         """Return why positions have no gradients of their own."""
