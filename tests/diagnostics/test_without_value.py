@@ -33,9 +33,9 @@ def test_halves_that_pull_in_opposite_directions_have_no_debiased_cosine_and_a_r
 
 
 def test_dead_layers_have_no_share_of_signs_and_a_reason() -> None:
-    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 2)).double()
-    with torch.no_grad():
-        net[0].bias.fill_(-100.0)
+    first = nn.Linear(3, 6)
+    nn.init.constant_(first.bias, -100.0)
+    net = nn.Sequential(first, nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 2)).double()
     batch = torch.randn(20, 3).double(), torch.arange(20) % 2
     found = probed(net, functional.cross_entropy, batch, DFA(), diagnostics=NAMES).isel(rule=0)
     assert np.isnan(found["sign_agreement_weight_gradient"].sel(layer="0").item())
