@@ -96,6 +96,16 @@ class _Alignments:
                 because = self.diagnostics[number].undefined(view, self.observed[name])
                 if because:
                     yield number, NotDefined(because, self.measured.label, name)
+            for name in self._without_value(number, own):
+                because = self.diagnostics[number].without_value
+                yield number, NotDefined(because, self.measured.label, name)
+
+    def _without_value(self, number: int, own: Mapping[Place, Observed]) -> list[str]:
+        """Return the layers that were compared and have no value, where a diagnostic says why."""
+        if self.measured.is_drawn or not self.diagnostics[number].without_value:
+            return []
+        found = (layer for (_, layer, _), (value, _) in own.items() if not np.isfinite(value))
+        return [layer for layer in dict.fromkeys(found) if layer in self.true]
 
     def _compared(self, number: int, name: str, views: Views) -> Mapping[Key, Comparison]:
         """Return what a diagnostic says of a layer, or of the whole network."""

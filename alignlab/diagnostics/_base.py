@@ -118,9 +118,12 @@ class AlignmentDiagnostic(Diagnostic):
 
     Attributes:
         max_draws: Most redraws that its chance level is worth.
+        without_value: Why a layer that it compares can have no value all the same, a clause;
+            empty where that is not told.
     """
 
     max_draws: ClassVar[int] = 1_000_000
+    without_value: ClassVar[str] = ""
 
     @abstractmethod
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,13 +130,16 @@ def _judged(row: np.ndarray, *, is_normal: bool) -> Judged:
     if not norm > 0:
         norm = np.nan
     value = float(np.clip(product / norm, -1.0, 1.0))
-    return value, chance_of(
+    sd = float(np.sqrt(variance) / norm)
+    chance = chance_of(
         value,
         np.array(draws) / norm,
         kind="output_rotation",
         concentration=0.0,
-        closed_form=float(np.sqrt(variance) / norm) if is_normal else np.nan,
+        closed_form=sd if is_normal else np.nan,
     )
+    # Draws tell the band and the tail; their own spread is off by a share of 1 / sqrt(2 n).
+    return value, replace(chance, sd=sd)
 
 
 def scalars(name: str, rule: str, found: Mapping[str, Sequence[Judged]]) -> Iterator[Reading]:

@@ -17,7 +17,7 @@ __all__ = ["UNKNOWN_START", "initial_weights", "weight_changes"]
 
 UNKNOWN_START = (
     "the weights at which the training began are not known; give Probe(earlier={'initial': "
-    "state_dict}), or --initial on the command line"
+    "state_dict}), or --earlier initial=FILE on the command line"
 )
 """Why nothing is said of the change of weights, a clause."""
 

@@ -134,7 +134,7 @@ class AlignmentMatrix(SnapshotDiagnostic):
         ),
         *(variable for prefix, of in _OF.items() for variable in _variables(prefix, of)),
     )
-    cost: ClassVar[float] = 10.0
+    cost: ClassVar[float] = 6.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the matrices of every direct rule; for drawn feedback, only those by chance."""

@@ -102,7 +102,7 @@ class AttainableCosine(SnapshotDiagnostic):
             better="higher",
         ),
     )
-    cost: ClassVar[float] = 17.0
+    cost: ClassVar[float] = 11.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield ceilings of every hidden layer under every direct rule."""

@@ -104,7 +104,7 @@ class CommonMode(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 0.7
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the common modes of everything that is at hand."""

@@ -112,7 +112,7 @@ class CreditField(SnapshotDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 6.5
+    cost: ClassVar[float] = 5.5
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield credit and receptive fields of every layer on positions."""

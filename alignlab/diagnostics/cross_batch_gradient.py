@@ -72,7 +72,10 @@ class CrossBatchGradient(AlignmentDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 60.0
+    without_value: ClassVar[str] = (
+        "its gradients of the two halves have no positive product, true or the rule's"
+    )
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosine; NaN where a product of a gradient with itself is not positive."""

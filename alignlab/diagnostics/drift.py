@@ -128,7 +128,7 @@ class Drift(SnapshotDiagnostic):
             "Share of changes of the mean input in that distance",
         ),
     )
-    cost: ClassVar[float] = 4.0
+    cost: ClassVar[float] = 4.4
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the budget of backpropagation and of every rule, and the way since earlier."""

@@ -131,7 +131,7 @@ class EffectiveRank(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 2.5
+    cost: ClassVar[float] = 2.7
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the effective dimensions of everything that is at hand."""

@@ -102,7 +102,7 @@ class EquivarianceDefect(SnapshotDiagnostic):
         ),
     )
     coords: ClassVar[Mapping[str, Sequence[float]]] = {"shift": _SHIFTS}
-    cost: ClassVar[float] = 9.0
+    cost: ClassVar[float] = 13.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield defects and shares of every convolution that some shift moves."""

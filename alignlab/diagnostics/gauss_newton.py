@@ -89,7 +89,7 @@ class GaussNewton(AlignmentDiagnostic, SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 30.0
+    cost: ClassVar[float] = 12.0
     max_draws: ClassVar[int] = 50
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:

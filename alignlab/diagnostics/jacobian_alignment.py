@@ -129,7 +129,7 @@ class JacobianAlignment(SnapshotDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 10.0
+    cost: ClassVar[float] = 14.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the cosines of every direct rule, and the bound of every layer."""

@@ -131,7 +131,7 @@ class JacobianRank(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 5.0
+    cost: ClassVar[float] = 8.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield spectra of every layer, and the shares of every rule with error signals."""

@@ -163,10 +163,16 @@ def _of_batch(
 
 
 def _is_squared(z: Tensor, y: Tensor, error: Tensor) -> bool:
-    """Return whether the error is a positive multiple of output minus target."""
+    """Return whether the error is a positive multiple of output minus target.
+
+    Where outputs are the targets and there is no error, these are the optimum of any such loss.
+    """
     away = z - y
     scale = (error * away).sum() / away.square().sum()
-    gap, size, factor = fetched([(error - scale * away).norm(), error.norm(), scale])
+    numbers = [(error - scale * away).norm(), error.norm(), scale, away.norm()]
+    gap, size, factor, distance = fetched(numbers)
+    if not distance > 0.0:
+        return bool(size == 0.0)
     return bool(factor > 0.0 and gap <= _SAME * size)
 
 

@@ -125,7 +125,7 @@ class Nudging(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = _declared()
-    cost: ClassVar[float] = 35.0
+    cost: ClassVar[float] = 36.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the changes of every layer, for its signal and its own parameters."""

@@ -119,7 +119,7 @@ class RepresentationSimilarity(SnapshotDiagnostic):
             for other in ("twin", "initial")
         ),
     )
-    cost: ClassVar[float] = 3.0
+    cost: ClassVar[float] = 0.6
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield every layer's likeness to whatever there is to compare it with."""

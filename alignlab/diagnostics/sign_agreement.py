@@ -100,7 +100,8 @@ class SignAgreement(AlignmentDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 3.0
+    cost: ClassVar[float] = 33.0
+    without_value: ClassVar[str] = "every entry of its gradient is zero, of the true or the rule's"
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return both shares of one layer."""

@@ -120,7 +120,7 @@ class StepBound(SnapshotDiagnostic):
     """
 
     variables: ClassVar[tuple[Variable, ...]] = tuple(_declared())
-    cost: ClassVar[float] = 20.0
+    cost: ClassVar[float] = 17.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield bounds and efficiencies of every rule and of the true gradient."""
@@ -232,6 +232,8 @@ def _shown(
     if label and curvature > 0 and true_curvature > 0:
         yield Reading("step_efficiency_curved", efficiency * true_curvature / curvature, label)
     if not product > 0:
-        yield NotDefined("the update does not descend to first order", label)
+        because = "the update does not descend to first order" if label else "the gradient is zero"
+        yield NotDefined(because, label)
     elif not curvature > 0:
-        yield NotDefined("the loss is not curved upwards along the update", label)
+        along = "update" if label else "true gradient"
+        yield NotDefined(f"the loss is not curved upwards along the {along}", label)

@@ -26,7 +26,7 @@ from alignlab.snapshot import Snapshot
 __all__ = ["TangentScaling"]
 
 COUNTS = tuple(2**k for k in range(DRAWS.bit_length()))
-_LAW = "Baydin et al. 2022, arXiv 2202.08587 (one tangent); K of them: our derivation"
+_LAW = "our derivation, for the forward gradient of Baydin et al. 2022, arXiv 2202.08587"
 
 
 def _declared() -> Iterator[Variable]:
@@ -108,7 +108,8 @@ class TangentScaling(SnapshotDiagnostic):
     **Not defined** for rules that draw nothing in a step (see ``bias-variance``, with which
     it shares its draws); the exponent and n where c_K is not positive.
 
-    Source: Baydin et al. 2022, arXiv 2202.08587, for K = 1; c_K, law and fit are our derivation.
+    Source: our derivation (c_K, law and fit); the forward gradient is that of Baydin et al. 2022,
+    arXiv 2202.08587.
 
     Example:
         >>> from alignlab.probe import Probe

@@ -140,7 +140,7 @@ class TotalGradient(AlignmentDiagnostic, SnapshotDiagnostic):
             )
         ),
     )
-    cost: ClassVar[float] = 28.0
+    cost: ClassVar[float] = 60.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return nothing of a single layer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,14 +13,22 @@ from alignlab.diagnostics._base import NotDefined, Reading, SnapshotDiagnostic, 
 from alignlab.diagnostics._feedback import MOST_ERRORS
 from alignlab.kernels.convolution import structured_share
 from alignlab.kernels.cosines import wide
-from alignlab.kernels.factors import Factors, singular_factors, support_factors
-from alignlab.kernels.unrolled import tap_overlaps
+from alignlab.kernels.factors import (
+    Factors,
+    exact_factors,
+    singular_factors,
+    support_factors,
+)
+from alignlab.kernels.unrolled import output_shape, tap_overlaps
 from alignlab.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from alignlab.sites import Layer
 
 __all__ = ["Unrolled"]
+
+EXACT_UNITS, EXACT_ENTRIES = 512, 2**22
+"""Units of the smaller side, and entries, of a layer up to which its matrix is written out."""
 
 
 class Unrolled(SnapshotDiagnostic):
@@ -41,6 +50,11 @@ class Unrolled(SnapshotDiagnostic):
     layer, whatever the feedback. Where the attainable alignment is far above the cap, feedback
     made in that way (``aligned-dfa``, ``dfa(structure=channel)``) can be followed by the weights
     of a convolution, where dense feedback cannot.
+
+    Layers of at most 512 units on their smaller side and four million entries are decomposed
+    exactly. Of larger ones the singular values are found from below, by 12 iterations of a random
+    subspace: their ceiling is then an estimate that is low by up to 2 % (measured on random
+    convolutions), not a bound to the last digit.
 
     Expectation: the cap, for products that know nothing of the layer; no chance level.
 
@@ -90,7 +104,7 @@ class Unrolled(SnapshotDiagnostic):
             valid=(0.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 7.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the ceiling of every layer, and what convolutions could follow."""
@@ -104,7 +118,7 @@ class Unrolled(SnapshotDiagnostic):
             module, weight = snapshot.capture.module_of(layer), snapshot.capture.weight_of(layer)
             weight = weight if weight.dtype == torch.float64 else weight.float()
             shape = snapshot.capture.input_of(layer).shape[1:]
-            factors = singular_factors(module, weight, shape, rank=rank)
+            factors = _factors(module, weight, shape, rank=rank)
             share = wide(factors.values).square().sum() / _energy(module, weight, shape)
             yield Reading("weight_rank_ceiling", share.sqrt().clamp_max(1.0), layer=layer.name)
             if not layer.is_convolution:
@@ -115,6 +129,14 @@ class Unrolled(SnapshotDiagnostic):
             if key not in supports:
                 supports[key] = support_factors(module, shape, rank=rank)
             yield from _attainable(module, layer, factors, supports[key])
+
+
+def _factors(module: nn.Module, weight: Tensor, shape: torch.Size, *, rank: int) -> Factors:
+    """Return the truncated singular value decomposition, exactly where the layer is small."""
+    inside, outside = prod(shape), prod(output_shape(module, shape))
+    if min(inside, outside) <= EXACT_UNITS and inside * outside <= EXACT_ENTRIES:
+        return exact_factors(module, weight, shape, rank=rank)
+    return singular_factors(module, weight, shape, rank=rank)
 
 
 def _attainable(

@@ -68,8 +68,9 @@ class UnsharedGradient(AlignmentDiagnostic):
             alignment=True,
         ),
     )
-    cost: ClassVar[float] = 27.0
+    cost: ClassVar[float] = 8.0
     max_draws: ClassVar[int] = 32
+    without_value: ClassVar[str] = "its gradients are zero at all positions, true or the rule's"
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:
         """Return why positions have no gradients of their own."""

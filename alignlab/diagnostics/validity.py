@@ -97,7 +97,7 @@ class Validity(SnapshotDiagnostic):
             dtype="string",
         ),
     )
-    cost: ClassVar[float] = 4.0
+    cost: ClassVar[float] = 20.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading]:
         """Yield every check and what they add up to."""

@@ -118,7 +118,7 @@ class WeightFeedback(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 10.0
+    cost: ClassVar[float] = 11.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the cosines of every rule, where they are defined, and the reasons elsewhere."""

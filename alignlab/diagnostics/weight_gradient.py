@@ -90,7 +90,7 @@ class WeightGradient(AlignmentDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 1.0
+    cost: ClassVar[float] = 4.0
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the cosines of weight and bias gradients."""

@@ -108,7 +108,7 @@ class WeightGradientReach(SnapshotDiagnostic):
             valid=(-1.0, 1.0),
         ),
     )
-    cost: ClassVar[float] = 15.0
+    cost: ClassVar[float] = 16.0
 
     def measure(self, snapshot: Snapshot) -> Iterator[Reading | NotDefined]:
         """Yield the shares of every hidden layer, and their chance level."""

@@ -13,10 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from alignlab.errors import InputError
+from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import adjoint, linear_part
-from alignlab.kernels.unrolled import output_shape, support
+from alignlab.kernels.unrolled import output_shape, support, unrolled
 
-__all__ = ["Factors", "singular_factors", "support_factors"]
+__all__ = ["Factors", "exact_factors", "singular_factors", "support_factors"]
 
 _OVERSAMPLED = 10
 _MOST_ITERATIONS = 200
@@ -95,6 +96,38 @@ def singular_factors(
         _padded(above.reshape(-1, *outer), rank),
         _padded((right[:kept] * root).reshape(-1, *shape), rank),
         _padded(values[:kept], rank),
+    )
+
+
+def exact_factors(
+    module: nn.Module, weight: Tensor, shape: torch.Size | tuple[int, ...], *, rank: int
+) -> Factors:
+    r"""Return the truncated singular value decomposition of a layer that is small enough to unroll.
+
+    Unlike ``singular_factors`` it forms the whole matrix, and is exact up to rounding.
+
+    Args:
+        module: Linear or convolution, transposed or not.
+        weight: Shaped like the module's weight.
+        shape: Shape of one input.
+        rank: Pairs, at least 1; those beyond the smaller side of the layer are zero.
+
+    Returns:
+        Float64.
+
+    Example:
+        >>> weight = torch.diag(torch.tensor([4.0, 1.0]))
+        >>> exact_factors(nn.Linear(2, 2), weight, (2,), rank=3).values.tolist()
+        [4.0, 1.0, 0.0]
+    """
+    matrix = unrolled(module, wide(weight), shape)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    root = values[:rank].sqrt().unsqueeze(1)
+    above, below = left.T[:rank] * root, right[:rank] * root
+    return Factors(
+        _padded(above.reshape(-1, *output_shape(module, shape)), rank),
+        _padded(below.reshape(-1, *shape), rank),
+        _padded(values[:rank], rank),
     )
 
 

@@ -132,6 +132,16 @@ def test_a_rate_is_how_the_coefficient_moves(rule: Any) -> None:
     np.testing.assert_allclose(total, found["mode_rate"].values)
 
 
+def test_a_network_that_meets_its_targets_exactly_has_learned_every_mode() -> None:
+    x, _ = task()
+    weight = np.diag([1.0, 0.5, 0.25])
+    model = linear_network([weight])
+    with torch.no_grad():
+        y = model(x)
+    found = measured(model, BP(), data=(x, y), loss=half_mean_square)
+    np.testing.assert_allclose(found["mode_learned"], 1.0, rtol=1e-9)
+
+
 def test_other_losses_have_coefficients_without_an_optimum() -> None:
     model = linear_network([np.eye(3)])
     data = (task()[0], torch.arange(40) % 3)

@@ -39,6 +39,20 @@ def test_turned_updates_fall_into_the_band_and_their_p_is_uniform(n: int, m: int
     assert stats.kstest(p_values, "uniform").pvalue > 1e-3
 
 
+def test_the_standard_deviation_is_exact_also_where_the_band_is_drawn() -> None:
+    stream = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 6, 4, generator=stream, dtype=torch.float64)
+    snapshot = cast("Snapshot", SimpleNamespace(seed=0, draws=32))
+    _, chance = rotated(snapshot, {"": [(a[None], b[None])]}, stream="test")[0][""][0]
+    exact = (a @ b.T).norm() / 6**0.5 / a.norm() / b.norm()
+    assert chance.method == "redraws"
+    assert chance.sd == pytest.approx(exact.item(), rel=1e-12)
+    many = torch.linalg.qr(torch.randn(20_000, 6, 6, generator=stream, dtype=torch.float64))
+    turns = many.Q * torch.sign(torch.diagonal(many.R, dim1=1, dim2=2))[:, None]
+    cosines = torch.einsum("kij,jm,im->k", turns, a, b) / a.norm() / b.norm()
+    assert chance.sd == pytest.approx(cosines.square().mean().sqrt().item(), rel=0.02)
+
+
 def test_matrices_of_one_key_are_turned_each_by_itself() -> None:
     stream = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 1, 40, 3, generator=stream, dtype=torch.float64)

@@ -175,4 +175,6 @@ def test_a_saddle_has_no_bound_along_the_update() -> None:
     assert found["curvature_along_update"].item() == pytest.approx(-1.0)
     assert found["largest_curvature"].item() == pytest.approx(-1.0)
     assert np.isnan(found["step_bound_update"].item())
-    assert "not curved upwards" in str(found["not_defined"].values)
+    reasons = str(found["not_defined"].values)
+    assert "not curved upwards along the update" in reasons
+    assert "not curved upwards along the true gradient" in reasons

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from alignlab.errors import InputError
-from alignlab.kernels.factors import Factors, singular_factors, support_factors
+from alignlab.kernels.factors import Factors, exact_factors, singular_factors, support_factors
+from alignlab.kernels.layers import linear_part
 from alignlab.kernels.unrolled import support, unrolled
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -47,6 +48,18 @@ def test_the_product_is_the_best_of_its_rank(module: Any, shape: tuple[int, ...]
     norms = found.above.flatten(1).square().sum(1)
     torch.testing.assert_close(norms, found.values)
     torch.testing.assert_close(found.below.flatten(1).square().sum(1), found.values)
+
+
+@each_layer
+def test_small_layers_are_decomposed_exactly(module: Any, shape: tuple[int, ...]) -> None:
+    weight = doubles(*module.weight.shape)
+    found = exact_factors(module, weight, shape, rank=3)
+    matrix = unrolled(module, weight, shape).numpy()
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    np.testing.assert_allclose(found.values, values[:3], rtol=1e-12)
+    best = np.linalg.norm(matrix - (left[:, :3] * values[:3]) @ right[:3])
+    assert np.linalg.norm(matrix - product(found)) == pytest.approx(best, rel=1e-12)
+    assert found.above.shape[1:] == linear_part(module, doubles(1, *shape), weight).shape[1:]
 
 
 def test_few_iterations_hold_almost_all_of_the_energy_that_there_is() -> None:
