@@ -172,7 +172,7 @@ def _show(outcome: Outcome, folder: Path, *, quiet: bool, as_json: bool) -> None
         click.echo(folder)
         return
     click.echo(f"{outcome.identity}  {outcome.key}  {outcome.size}")
-    click.echo(f"  {outcome.statement}")
+    click.echo(click.wrap_text(outcome.statement, 100, "  ", "  "))
     click.echo(f"  Statement: {outcome.provenance}; {outcome.source}.")
     header = ("", "measured", "95% interval", "expected", "stated", "chance", "runs", "")
     rows = [
