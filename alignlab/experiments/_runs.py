@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -152,7 +153,8 @@ def run(job: Job, progress: Callable[[str, int, int], None] = lambda *_: None) -
 
 
 def begin_worker() -> None:
-    """End with the process that started this one, also where that was killed."""
+    """End with the process that started this one, also where that was killed or interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

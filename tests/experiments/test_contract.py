@@ -50,7 +50,7 @@ def test_settings_are_plain_and_cases_unique_with_the_same_keys(claim: Claim, si
     setting = getattr(claim, size)
     if setting is None and size == "full":
         return
-    assert setting
+    assert setting is not None
     json.dumps(plain(setting))
     cases = claim.cases(setting)
     assert cases

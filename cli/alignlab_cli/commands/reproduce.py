@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from alignlab.experiments._outcome import Outcome
 
 __all__ = ["command"]
+
+WIDTHS = (60, 24, 28, 24, 28, 24, 8, 4)
+"""Most characters of each column of a claim's table."""
 
 
 def _completed(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -174,20 +179,26 @@ def _show(outcome: Outcome, folder: Path, *, quiet: bool, as_json: bool) -> None
     click.echo(f"{outcome.identity}  {outcome.key}  {outcome.size}")
     click.echo(click.wrap_text(outcome.statement, 100, "  ", "  "))
     click.echo(f"  Statement: {outcome.provenance}; {outcome.source}.")
+    for line in _table(outcome):
+        click.echo(f"  {line}".rstrip())
+    click.echo(f"  {outcome.status}, {outcome.seconds:.0f} s of runs; {folder}\n")
+
+
+def _table(outcome: Outcome) -> list[str]:
+    """Return the checks as lines, long texts wrapped within their columns."""
     header = ("", "measured", "95% interval", "expected", "stated", "chance", "runs", "")
-    rows = [
-        (
+    rows: list[Sequence[str]] = [header] if outcome.checks else []
+    for check in outcome.checks:
+        cells = (
             check.what,
             _number(check.measured),
             _interval(check.low, check.high),
             *(check.expected, check.stated or "-", check.chance or "-", str(check.runs)),
             "pass" if check.passed else "FAIL",
         )
-        for check in outcome.checks
-    ]
-    if rows:
-        click.echo("\n".join(f"  {line}" for line in _aligned([header, *rows])))
-    click.echo(f"  {outcome.status}, {outcome.seconds:.0f} s of runs; {folder}\n")
+        wrapped = [textwrap.wrap(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
+        rows += itertools.zip_longest(*wrapped, fillvalue="")
+    return _aligned(rows)
 
 
 def _end(outcomes: Sequence[Outcome], *, quiet: bool, as_json: bool) -> None:
