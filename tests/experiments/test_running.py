@@ -221,3 +221,33 @@ def test_runs_of_other_lengths_are_filled_up(work: Path, tmp_path: Path) -> None
     reproduce("R1", output=tmp_path / "out")
     leaf = numbers(tmp_path / "out")["leaf"]
     assert np.isnan(leaf.sel(layer="top").values).tolist() == [True, False, True, False]
+
+
+def test_what_a_run_put_aside_is_there_when_it_goes_on_and_gone_at_the_end(
+    work: Path, tmp_path: Path
+) -> None:
+    keeping = (
+        "mark = work.folder / 'half'; seen = mark.exists(); mark.write_text('done'); "
+        "assert seen, 'killed halfway'"
+    )
+    sow(work, "clover", identity="R1", runs=1, measure=keeping)
+    halfway = [reproduce("R1", output=tmp_path / "out").status for _ in range(2)]
+    assert halfway == ["failed: AssertionError: killed halfway"] * 2
+    assert reproduce("R1", output=tmp_path / "out").status == "reproduced"
+    runs = tmp_path / "out" / FAST / "runs"
+    assert [path.suffix for path in runs.iterdir()] == [".nc", ".nc"]
+
+
+def test_a_case_must_not_be_named_like_what_it_measures(work: Path, tmp_path: Path) -> None:
+    file = sow(work, "clover", identity="R1")
+    file.write_text(file.read_text().replace('"drawn":', '"seed":'))
+    status = reproduce("R1", output=tmp_path / "out").status
+    assert "what it measures must not name 'seed', a key of its cases" in status
+
+
+def test_progress_counts_the_runs_of_a_claim(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", measure='work.progress("growing", 1, 2)')
+    told: list[tuple[str, int, int]] = []
+    reproduce("R1", output=tmp_path / "out", progress=lambda *step: told.append(step))
+    assert told[:2] == [("grass2001:clover", 0, 4), ("growing", 1, 2)]
+    assert told[-2] == ("grass2001:clover", 3, 4)
