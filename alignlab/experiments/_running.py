@@ -207,7 +207,10 @@ def _executed(
             shutil.rmtree(job.folder.parent, ignore_errors=True)
     missing = sum(not is_done(job) for job in every)
     if min(jobs, missing) <= 1:
-        yield [[partial(run, job, progress) for job in each.jobs] for each in ready]
+        yield [
+            [partial(run, job, _under(each.entry.key, progress)) for job in each.jobs]
+            for each in ready
+        ]
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, missing), context, initializer=begin_worker)
@@ -215,6 +218,11 @@ def _executed(
         yield [[pool.submit(run, job).result for job in each.jobs] for each in ready]
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _under(key: str, progress: Progress) -> Progress:
+    """Return the progress of a run, with its claim's name in front."""
+    return lambda label, done, total: progress(f"{key}, {label}", done, total)
 
 
 def _finished(

@@ -249,5 +249,5 @@ def test_progress_counts_the_runs_of_a_claim(work: Path, tmp_path: Path) -> None
     sow(work, "clover", identity="R1", measure='work.progress("growing", 1, 2)')
     told: list[tuple[str, int, int]] = []
     reproduce("R1", output=tmp_path / "out", progress=lambda *step: told.append(step))
-    assert told[:2] == [("grass2001:clover", 0, 4), ("growing", 1, 2)]
+    assert told[:2] == [("grass2001:clover", 0, 4), ("grass2001:clover, growing", 1, 2)]
     assert told[-2] == ("grass2001:clover", 3, 4)

@@ -71,7 +71,7 @@ works.
   *read in its code* the authors' code; what is *recalled* was not read again, and *our derivation*
   is no claim of the work.
 - **stated**: the number of the source, or of our own earlier measurement, and whose it is.
-- **ours**: what was measured, with its 95% interval over runs, what must come out, and how many
+- **ours**: what was measured, with its 95% interval over runs, what is expected, and how many
   runs. What does not hold is marked. **chance**: what would come out without the effect.
 - **status**: *reproduced* where every line holds. A claim that is not is listed below with our
   numbers; nothing was tuned until it would be.
@@ -178,7 +178,7 @@ def _measured(check: Check) -> str:
     runs = f"{check.runs} run{'s' if check.runs > 1 else ''}"
     mark = "" if check.passed else "**does not hold**: "
     found = f"{_escaped(check.what)}: {check.measured:.4g}{interval}"
-    return f"{mark}{found}, must be {_escaped(check.expected)} ({runs})"
+    return f"{mark}{found}, expected {_escaped(check.expected)} ({runs})"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -55,9 +55,11 @@ def test_every_claim_has_a_row_whether_it_was_run_or_not() -> None:
 
 def test_a_claim_that_does_not_reproduce_is_listed_with_its_numbers() -> None:
     text = page({("noekland2016:theorem-1", "fast"): OUTCOME})
-    failing = r"**does not hold**: share: 0.25 [0.1, 0.4], must be \<= 0.1 (3 runs)"
+    failing = r"**does not hold**: share: 0.25 [0.1, 0.4], expected \<= 0.1 (3 runs)"
     assert f"- N3 `noekland2016:theorem-1`, fast: not reproduced. {failing}" in text
-    assert r"slope\|rate: 2, must be = 2 (1 run) | 0 by draws | fast: not reproduced | 61 |" in text
+    assert (
+        r"slope\|rate: 2, expected = 2 (1 run) | 0 by draws | fast: not reproduced | 61 |" in text
+    )
     assert "- fast: 1 claims, 1.0 minutes of runs on one thread each; a processor, 2 cores" in text
 
 
