@@ -9,11 +9,12 @@ BENCH ?= --write docs/benchmarks.md
 ACCURACY ?= --write docs/accuracy.md
 CALIBRATION ?= --write docs/calibration.md
 STATED ?= --write docs/stated-values.md
+SEEDS ?= alignlab-reproduced
 
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint docs bench accuracy calibration stated clean help
+.PHONY: demo test test-all lint docs bench accuracy calibration stated seeds clean help
 .DEFAULT_GOAL := help
 
 help:  ## say what each target does
@@ -49,11 +50,15 @@ accuracy: $(VENV)/.dev  ## train networks under every rule, an hour; MNIST needs
 stated: $(VENV)/.dev  ## measure the values that our derivations state, some minutes
 	$(BIN)/python -m tests.stated_values $(STATED)
 
+seeds: $(VENV)/.dev  ## measure every claim of the five works anew, half an hour; writes docs/seeds.md
+	$(BIN)/alignlab reproduce --all --fast -o $(SEEDS) || [ $$? -eq 1 ]
+	$(BIN)/python -m tests.seeds $(SEEDS) --write
+
 calibration: $(VENV)/.dev  ## hold every chance level against fresh draws, a quarter of an hour
 	$(BIN)/python -m tests.calibration $(CALIBRATION)
 
 clean:  ## remove the environment and whatever was built
-	rm -rf $(VENV) build dist docs/_build alignlab-demo
+	rm -rf $(VENV) build dist docs/_build alignlab-demo alignlab-reproduced
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -105,10 +105,31 @@ def declared(package: str, name: str, attribute: str) -> object:
         return None
     tree = ast.parse(module.read_text(encoding="utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    for node in (each for one in classes for each in one.body if isinstance(each, ast.AnnAssign)):
-        if isinstance(node.target, ast.Name) and node.target.id == attribute and node.value:
-            return cast("object", ast.literal_eval(node.value))
+    for node in (each for one in classes for each in one.body):
+        value = _value(node, attribute)
+        if value is not None:
+            return _literal(value)
     return None
+
+
+def _value(node: ast.stmt, attribute: str) -> ast.expr | None:
+    """Return what a statement of a class assigns to an attribute, if it does."""
+    if isinstance(node, ast.AnnAssign):
+        targets: list[ast.expr] = [node.target]
+    elif isinstance(node, ast.Assign):
+        targets = [target for target in node.targets if isinstance(target, ast.Name)]
+    else:
+        return None
+    is_it = any(isinstance(target, ast.Name) and target.id == attribute for target in targets)
+    return node.value if is_it else None
+
+
+def _literal(value: ast.expr) -> object:
+    """Return a literal; None for what has to be run to be known."""
+    try:
+        return cast("object", ast.literal_eval(value))
+    except ValueError:
+        return None
 
 
 def _modules(package: str) -> dict[str, Path]:

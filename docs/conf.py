@@ -10,6 +10,7 @@ import click
 import alignlab
 from alignlab.diagnostics._base import Diagnostic, Variable
 from alignlab.diagnostics._presets import PRESETS
+from alignlab.experiments import catalogue
 from alignlab.plugins import load, names, summary
 from alignlab.rules import Rule
 from alignlab_cli.commands.list import KINDS
@@ -38,6 +39,9 @@ def pages_of_names() -> Iterator[str]:
         yield f"## {kind.capitalize()}\n"
         yield from (f"- `{name}`: {summary(package, name)}" for name in names(package))
         yield ""
+    yield "## Claims\n"
+    yield "What `alignlab reproduce` measures anew; what came out: [the five works](seeds.md).\n"
+    yield from (f"- `{entry.key}`: {entry.summary}" for entry in catalogue())
 
 
 def pages_of_commands(command: click.Command, path: str) -> Iterator[str]:

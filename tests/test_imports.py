@@ -34,6 +34,11 @@ def test_listing_names_imports_neither_torch_nor_xarray(kind: str) -> None:
     assert not {"torch", "xarray"} & imported(command(["list", kind]))
 
 
+@pytest.mark.parametrize("words", [["list", "claims"], ["reproduce", "--list"]])
+def test_listing_claims_imports_neither_torch_nor_xarray(words: list[str]) -> None:
+    assert not {"torch", "xarray", "numpy"} & imported(command(words))
+
+
 def test_importing_alignlab_imports_no_third_party() -> None:
     assert not {"torch", "xarray", "numpy"} & imported("import alignlab")
 

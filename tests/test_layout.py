@@ -14,7 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "alignlab").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
-SIBLINGS = ("rules", "diagnostics", "analyses", "figures", "diagnosis/hypotheses", "interventions")
+WORKS = [
+    path.parent.relative_to(ROOT / "alignlab").as_posix()
+    for path in sorted((ROOT / "alignlab" / "experiments").glob("*/__init__.py"))
+]
+SIBLINGS = (
+    *("rules", "diagnostics", "analyses", "figures", "diagnosis/hypotheses", "interventions"),
+    *WORKS,
+)
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 

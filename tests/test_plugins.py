@@ -55,9 +55,14 @@ def test_listing_and_summaries_import_no_plugin() -> None:
 
 
 def test_a_literal_of_a_class_is_read_without_importing_it(garden: Path) -> None:
-    text = '"""An oak."""\nclass Oak:\n    height: float = 20.5\n    age: int = len("ring")\n'
+    text = (
+        '"""An oak."""\nclass Oak:\n    height: float = 20.5\n    age: int = len("ring")\n'
+        '    kind = "tree"\n'
+    )
     (garden / "oak.py").write_text(text)
     assert declared(GARDEN, "oak", "height") == 20.5
+    assert declared(GARDEN, "oak", "kind") == "tree"
+    assert declared(GARDEN, "oak", "age") is None
     assert declared(GARDEN, "oak", "colour") is None
     assert declared(GARDEN, "elm", "height") is None
     assert not [name for name in sys.modules if name.startswith(f"{GARDEN}.")]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import xarray as xr
 
+from alignlab.experiments._check import Check
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -24,33 +26,6 @@ Setting = Mapping[str, Any]
 
 Provenance = Literal["read in the paper", "read in its code", "recalled", "our derivation"]
 """Where a statement is from. What is recalled was not read again; never "the paper reports"."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One number that must come out.
-
-    Attributes:
-        what: What was measured, with its unit where it has one.
-        measured: The number.
-        expected: What is held against it, in words: ``>= 0.3``, ``0.125 within 10%``.
-        passed: Whether it holds.
-        stated: What the source, or our own earlier measurement, has for it; empty for nothing.
-        low: Lower edge of the 95% interval over seeds; NaN where nothing is drawn.
-        high: Upper edge.
-        chance: What would come out by chance; empty where there is no such thing.
-        runs: How many runs it comes from.
-    """
-
-    what: str
-    measured: float
-    expected: str
-    passed: bool
-    stated: str = ""
-    low: float = float("nan")
-    high: float = float("nan")
-    chance: str = ""
-    runs: int = 1
 
 
 @dataclass(frozen=True)

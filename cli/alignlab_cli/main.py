@@ -21,6 +21,7 @@ COMMANDS = {
     "analyze": ("analyze", "Measure how good a rule's gradients are on a checkpoint."),
     "report": ("report", "Write a recording as one self-contained page."),
     "export": ("export", "Write a recording's figures or tables as files."),
+    "reproduce": ("reproduce", "Measure the claims of the works behind alignlab anew."),
     "list": ("list", "List rules, diagnostics, figures and other names."),
 }
 

@@ -24,15 +24,15 @@ KINDS = {
 
 
 @click.command("list", context_settings=HELP)
-@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("kind", type=click.Choice([*KINDS, "claims"]))
 @json_output
 def command(*, kind: str, as_json: bool) -> None:
     """List the names of one KIND, one a line, each with what it is.
 
-    Diagnostics come with what they cost, in training steps per rule, and their presets.
+    Diagnostics come with what they cost, in training steps per rule, and their presets. Of
+    claims, `alignlab reproduce --list` says more.
     """
-    package = KINDS[kind]
-    rows = {name: summary(package, name) for name in names(package)}
+    rows = _claims() if kind == "claims" else _rows(KINDS[kind])
     if kind == "diagnostics":
         _show_diagnostics(rows, as_json=as_json)
         return
@@ -42,6 +42,18 @@ def command(*, kind: str, as_json: bool) -> None:
     width = max(map(len, rows), default=0)
     for name, line in rows.items():
         click.echo(f"{name:<{width}}  {line}")
+
+
+def _rows(package: str) -> dict[str, str]:
+    """Return name -> summary."""
+    return {name: summary(package, name) for name in names(package)}
+
+
+def _claims() -> dict[str, str]:
+    """Return ``work:claim`` -> summary."""
+    from alignlab.experiments import catalogue
+
+    return {entry.key: entry.summary for entry in catalogue()}
 
 
 def _show_diagnostics(rows: Mapping[str, str], *, as_json: bool) -> None:

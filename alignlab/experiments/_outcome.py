@@ -1,0 +1,124 @@
+"""What came out of a claim, and how it is written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_type_hints
+
+from alignlab.errors import InputError
+from alignlab.experiments._check import Check
+
+__all__ = [
+    "FAILED",
+    "NOT_REPRODUCED",
+    "NOT_RUN",
+    "REPRODUCED",
+    "Outcome",
+    "Size",
+    "as_json",
+    "from_json",
+]
+
+Size = Literal["fast", "full"]
+
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
+NOT_RUN = "not run"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A claim with what was measured.
+
+    Attributes:
+        identity: Short name, such as ``R4``.
+        key: Public name, ``paper:claim``.
+        statement: What is claimed.
+        provenance: Where the statement is from.
+        source: Section, theorem or figure of the work; or what is derived.
+        size: ``fast`` or ``full``.
+        setting: Sizes as they were run.
+        checks: What was measured against what must come out.
+        status: ``reproduced``, ``not reproduced``, ``not run`` or ``failed: ...``, the latter two
+            with a reason.
+        device: Where it was run.
+        hardware: Processor, and accelerator where there is one.
+        alignlab: Version.
+        torch: Version.
+        code: Hash of the claim's sources.
+        seconds: All runs together, each on one thread; those of an earlier call included.
+        date: Day on which it was finished, ISO.
+    """
+
+    identity: str
+    key: str
+    statement: str
+    provenance: str
+    source: str
+    size: Size
+    status: str
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    device: str = ""
+    hardware: str = ""
+    alignlab: str = ""
+    torch: str = ""
+    code: str = ""
+    seconds: float = 0.0
+    date: str = ""
+
+    @property
+    def paper(self) -> str:
+        """Public name of the work."""
+        return self.key.partition(":")[0]
+
+    @property
+    def was_run(self) -> bool:
+        """Whether it was tried at all."""
+        return not self.status.startswith(NOT_RUN)
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether every check holds."""
+        return self.status == REPRODUCED
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome in the types of JSON: null for NaN, words for infinities."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(outcome).items()}
+
+
+def from_json(contents: Mapping[str, Any]) -> Outcome:
+    """Return the outcome that ``as_json`` described.
+
+    Raises:
+        InputError: It is not the description of an outcome.
+    """
+    try:
+        checks = tuple(_check(each) for each in contents["checks"])
+        return Outcome(**{**contents, "checks": checks})
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"This is no outcome of a claim ({type(error).__name__}: {error})."
+        raise InputError(message) from error
+
+
+def _check(contents: Mapping[str, Any]) -> Check:
+    """Return a check with its numbers as numbers."""
+    numbers = [name for name, kind in get_type_hints(Check).items() if kind is float]
+    read = {n: math.nan if contents[n] is None else float(contents[n]) for n in numbers}
+    return Check(**{**contents, **read})
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in the types of JSON."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

@@ -1,0 +1,79 @@
+"""The files that a claim leaves: numbers, figure, caption, outcome."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from alignlab.experiments._base import Claim
+from alignlab.experiments._outcome import Outcome, as_json
+from alignlab.experiments._runs import write
+from alignlab.figures import _styles
+from alignlab.recording.replacement import replacing
+
+__all__ = ["FILES", "write_results"]
+
+FILES = ("results.nc", "figure.png", "figure.pdf", "numbers.csv", "caption.txt", "outcome.json")
+SIZE = (_styles.DOUBLE, 3.6)
+
+
+def write_results(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dataset | None) -> None:
+    """Write everything that a claim leaves, the outcome last.
+
+    Args:
+        folder: Of the claim and its size.
+        outcome: What came out.
+        claim: The claim.
+        results: All its runs; None where they failed, and then only the outcome is written and
+            the files of an earlier run are taken away.
+    """
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    if results is not None:
+        _write_numbers(folder, outcome, claim, results)
+    _write_text(folder / "outcome.json", json.dumps(as_json(outcome), indent=2) + "\n")
+
+
+def _write_numbers(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dataset) -> None:
+    """Write results, table, caption and figure."""
+    attrs = {
+        "key": outcome.key,
+        "identity": outcome.identity,
+        "size": outcome.size,
+        "setting": json.dumps(outcome.setting),
+        "provenance": outcome.provenance,
+        "alignlab": outcome.alignlab,
+        "torch": outcome.torch,
+        "code": outcome.code,
+    }
+    write(results.assign_attrs(attrs), folder / "results.nc")
+    table = pd.DataFrame([vars(check) for check in outcome.checks])
+    _write_text(folder / "numbers.csv", table.to_csv(index=False, lineterminator="\n"))
+    _write_text(folder / "caption.txt", _caption(outcome, claim))
+    with _styles.context(), mpl.rc_context({"text.parse_math": True}):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        claim.draw(results, figure)
+        for name, options in (("figure.png", {}), ("figure.pdf", {"CreationDate": None})):
+            with replacing(folder / name) as draft:
+                figure.savefig(draft, dpi=200, metadata=options)
+
+
+def _caption(outcome: Outcome, claim: Claim) -> str:
+    """Return what stands below the figure."""
+    lines = [
+        f"{outcome.identity}. {outcome.statement}",
+        f"{claim.caption}",
+        f"Statement: {outcome.provenance}; {outcome.source}. Setting ({outcome.size}): "
+        f"{json.dumps(outcome.setting)}. alignlab {outcome.alignlab}, torch {outcome.torch}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")

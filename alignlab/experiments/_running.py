@@ -1,0 +1,261 @@
+"""From a claim's name to its outcome, over as many processes as are wanted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import xarray as xr
+
+from alignlab import datasets
+from alignlab.errors import AlignlabError, InputError
+from alignlab.experiments._base import Claim, Setting
+from alignlab.experiments._catalogue import Entry, digest_of_sources, found
+from alignlab.experiments._check import Check
+from alignlab.experiments._hardware import hardware
+from alignlab.experiments._outcome import (
+    FAILED,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    REPRODUCED,
+    Outcome,
+)
+from alignlab.experiments._results import write_results
+from alignlab.experiments._runs import (
+    Job,
+    begin_worker,
+    is_done,
+    joined,
+    load,
+    plain,
+    read,
+    run,
+    run_of,
+    seconds_of,
+)
+
+__all__ = ["folder_of", "reproduce", "reproduce_many"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A claim whose cases wait to be run."""
+
+    entry: Entry
+    claim: Claim
+    setting: Setting
+    blank: Outcome
+    folder: Path
+    jobs: tuple[Job, ...]
+
+
+def folder_of(entry: Entry, output: Path, *, full: bool) -> Path:
+    """Return where the files of a claim go."""
+    return output / entry.paper / entry.claim / ("full" if full else "fast")
+
+
+def reproduce(
+    key: str,
+    *,
+    full: bool = False,
+    output: Path,
+    jobs: int = 1,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Progress = lambda _label, _done, _total: None,
+) -> Outcome:
+    """Run a claim and leave its numbers, figure, caption and outcome in a folder of its own.
+
+    Cases that are there already from the same code and setting are not run again, so that what
+    was cut off goes on, to the same bits. The number of processes changes nothing either.
+
+    Args:
+        key: ``paper:claim`` or an identity such as ``R4``.
+        full: The work's own sizes instead of those that take a minute.
+        output: Folder; files go to ``paper/claim/fast`` or ``paper/claim/full`` within.
+        jobs: Processes, each on one thread; one runs the cases in this process.
+        device: Where tensors live.
+        force: Whether cases that are there are run again.
+        progress: Called with the claim and how many of its cases are done.
+
+    Returns:
+        What came out; a run that raises an error has the status ``failed: ...``.
+
+    Raises:
+        MissingError: No such claim, or its data set is not there.
+        InputError: The name means several claims, or the claim has no full setting.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     reproduce("N3", output=Path(folder)).status
+        'reproduced'
+    """
+    entries = found(key)
+    if len(entries) > 1:
+        message = f"{key!r} means {len(entries)} claims; name one, such as {entries[0].key}."
+        raise InputError(message)
+    prepared = _prepared(entries[0], output, full=full, device=device)
+    with _executed([prepared], jobs=jobs, force=force, progress=progress) as waiting:
+        return _finished(prepared, waiting[0], progress)
+
+
+def reproduce_many(
+    entries: Sequence[Entry],
+    *,
+    full: bool = False,
+    output: Path,
+    jobs: int = 1,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Progress = lambda _label, _done, _total: None,
+) -> Iterator[Outcome]:
+    """Run claims one after the other, and yield each outcome as it is there.
+
+    Their cases share the processes, so that none idles while another claim ends. A claim that
+    cannot be run has the status ``not run: ...``; neither that nor a failure stops the others.
+
+    Args:
+        entries: The claims.
+        full: As for ``reproduce``, like all below.
+        output: Folder.
+        jobs: Processes.
+        device: Where tensors live.
+        force: Whether cases that are there are run again.
+        progress: Called with the claim and how many of its cases are done.
+    """
+    ready: list[Prepared | Outcome] = []
+    for entry in entries:
+        try:
+            ready.append(_prepared(entry, output, full=full, device=device))
+        except AlignlabError as error:
+            ready.append(replace(_blank(entry, full=full), status=f"{NOT_RUN}: {error}"))
+        except Exception as error:
+            ready.append(replace(_blank(entry, full=full), status=_failure(error)))
+    able = [each for each in ready if isinstance(each, Prepared)]
+    with _executed(able, jobs=jobs, force=force, progress=progress) as waiting:
+        rest = iter(waiting)
+        for each in ready:
+            if isinstance(each, Prepared):
+                yield _finished(each, next(rest), progress)
+            else:
+                yield each
+
+
+def _prepared(entry: Entry, output: Path, *, full: bool, device: str) -> Prepared:
+    """Return what a claim has to run, or refuse it."""
+    claim = load(entry)
+    setting = claim.full if full else claim.fast
+    if setting is None:
+        message = f"{entry.key} has no full setting; its fast one is all there is."
+        raise InputError(message)
+    if full and claim.full_data:
+        datasets.load(claim.full_data, split="train", samples=1)
+    blank = _blank(entry, full=full, claim=claim)
+    folder = folder_of(entry, output.absolute(), full=full)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    code = " ".join([blank.alignlab, blank.torch, blank.code])
+    cases = claim.cases(setting)
+    if not cases:
+        message = f"{entry.key} has no cases."
+        raise InputError(message)
+    jobs = tuple(
+        run_of(entry, plain(case), setting, folder=folder / "runs", code=code, device=device)
+        for case in cases
+    )
+    return Prepared(
+        entry, claim, setting, replace(blank, device=device, setting=plain(setting)), folder, jobs
+    )
+
+
+def _blank(entry: Entry, *, full: bool, claim: Claim | None = None) -> Outcome:
+    """Return the outcome of a claim that was not run; little is known where it cannot be."""
+    return Outcome(
+        identity=entry.identity,
+        key=entry.key,
+        statement=claim.statement if claim else "",
+        provenance=claim.provenance if claim else "",
+        source=claim.source if claim else "",
+        size="full" if full else "fast",
+        status=NOT_RUN,
+        alignlab=version("alignlab"),
+        torch=str(torch.__version__),
+        code=digest_of_sources(entry),
+    )
+
+
+@contextmanager
+def _executed(
+    ready: Sequence[Prepared], *, jobs: int, force: bool, progress: Progress
+) -> Iterator[list[list[Callable[[], None]]]]:
+    """Yield for every claim what waits until its cases are done, and raises what they raise."""
+    every = [job for each in ready for job in each.jobs]
+    if force:
+        for job in every:
+            job.file.unlink(missing_ok=True)
+            shutil.rmtree(job.folder.parent, ignore_errors=True)
+    missing = sum(not is_done(job) for job in every)
+    if min(jobs, missing) <= 1:
+        yield [
+            [partial(run, job, _under(each.entry.key, progress)) for job in each.jobs]
+            for each in ready
+        ]
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(jobs, missing), context, initializer=begin_worker)
+    try:
+        yield [[pool.submit(run, job).result for job in each.jobs] for each in ready]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _under(key: str, progress: Progress) -> Progress:
+    """Return the progress of a run, with its claim's name in front."""
+    return lambda label, done, total: progress(f"{key}, {label}", done, total)
+
+
+def _finished(
+    prepared: Prepared, waiting: Sequence[Callable[[], None]], progress: Progress
+) -> Outcome:
+    """Wait for a claim's cases, hold them against its checks, and write what came out."""
+    key, total = prepared.entry.key, len(waiting)
+    outcome = replace(
+        prepared.blank,
+        date=datetime.now(UTC).date().isoformat(),
+        hardware=hardware(prepared.blank.device),
+    )
+    results: xr.Dataset | None = None
+    try:
+        for done, wait in enumerate(waiting):
+            progress(key, done, total)
+            wait()
+        parts = [read(job.file) for job in prepared.jobs]
+        outcome = replace(outcome, seconds=round(sum(map(seconds_of, parts)), 2))
+        results = joined(prepared.jobs, parts)
+        checks = prepared.claim.checks(results, prepared.setting)
+        rows = tuple(Check(**plain(vars(check))) for check in checks)
+        passed = bool(rows) and all(row.passed for row in rows)
+        status = REPRODUCED if passed else NOT_REPRODUCED
+        outcome = replace(outcome, checks=rows, status=status)
+        write_results(prepared.folder, outcome, prepared.claim, results)
+    except Exception as error:
+        outcome = replace(outcome, status=_failure(error))
+        write_results(prepared.folder, outcome, prepared.claim, None)
+    return outcome
+
+
+def _failure(error: Exception) -> str:
+    """Return an error as a status of one line."""
+    text = " ".join(str(error).split())
+    return f"{FAILED}: {type(error).__name__}: {text}" if text else f"{FAILED}: {error!r}"

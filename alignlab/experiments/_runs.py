@@ -1,0 +1,218 @@
+"""One case of a claim: its file, and the process in which it is run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from threadpoolctl import threadpool_limits
+
+from alignlab import plugins
+from alignlab.errors import InputError
+from alignlab.experiments._base import Case, Claim, Work
+from alignlab.experiments._catalogue import Entry
+from alignlab.recording.replacement import replacing
+
+__all__ = [
+    "Job",
+    "begin_worker",
+    "is_done",
+    "joined",
+    "load",
+    "plain",
+    "read",
+    "run",
+    "run_of",
+    "seconds_of",
+    "write",
+]
+
+DIGEST = "alignlab_run"
+SECONDS = "alignlab_seconds"
+
+UNDECODED: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
+"""A variable in seconds stays a number."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case, with all that its process needs.
+
+    Attributes:
+        entry: The claim.
+        case: Coordinates of the run.
+        setting: Sizes.
+        file: Where its numbers go.
+        digest: Of all on which they depend.
+        device: Where tensors are to live.
+    """
+
+    entry: Entry
+    case: Case
+    setting: Mapping[str, Any]
+    file: Path
+    digest: str
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run, gone when it is complete; other code never finds what it left."""
+        return self.file.with_suffix("") / self.digest[:16]
+
+
+def load(entry: Entry) -> Claim:
+    """Import a claim.
+
+    Raises:
+        InputError: What is found under the name is no claim.
+    """
+    kind = plugins.load(entry.package, entry.claim)
+    if not (isinstance(kind, type) and issubclass(kind, Claim)):
+        message = f"{entry.key} is {kind!r}; the file of a claim holds a subclass of Claim."
+        raise InputError(message)
+    return kind()
+
+
+def plain(value: Any) -> Any:
+    """Return a setting or a case in the types of JSON."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def run_of(
+    entry: Entry, case: Case, setting: Mapping[str, Any], *, folder: Path, code: str, device: str
+) -> Job:
+    """Return the job of a case.
+
+    Args:
+        entry: The claim.
+        case: Coordinates of the run.
+        setting: Sizes.
+        folder: Where the files of the claim's runs lie.
+        code: Of all versions on which results depend.
+        device: Where tensors are to live.
+    """
+    words = json.dumps(plain(case), sort_keys=True)
+    parts = [code, device, words, json.dumps(plain(setting), sort_keys=True)]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    shown = "_".join(f"{name}-{value}" for name, value in case.items())
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", shown)[:80].strip(".-")
+    mark = hashlib.sha256(words.encode()).hexdigest()[:8]
+    return Job(entry, case, setting, folder / f"{name}_{mark}.nc", digest, device)
+
+
+def is_done(job: Job) -> bool:
+    """Return whether the job's file is there and is from the same code and setting."""
+    try:
+        with xr.open_dataset(job.file, engine="h5netcdf", **UNDECODED) as opened:
+            return bool(opened.attrs.get(DIGEST) == job.digest)
+    except (OSError, ValueError, RuntimeError, KeyError):
+        return False
+
+
+def run(job: Job, progress: Callable[[str, int, int], None] = lambda *_: None) -> None:
+    """Measure a case, unless that is done, and write its file.
+
+    One thread and a random state of its own: what comes out depends neither on what ran before in
+    the process nor on how many of them there are.
+    """
+    if is_done(job):
+        return
+    start = time.perf_counter()
+    job.folder.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        accelerators = [job.device] if torch.device(job.device).type == "cuda" else []
+        with threadpool_limits(1), torch.random.fork_rng(accelerators):
+            torch.manual_seed(0)
+            claim = load(job.entry)
+            numbers = claim.measure(job.case, job.setting, Work(job.folder, job.device, progress))
+    finally:
+        torch.set_num_threads(threads)
+    marks = {DIGEST: job.digest, SECONDS: time.perf_counter() - start}
+    write(numbers.assign_attrs(marks), job.file)
+    shutil.rmtree(job.folder.parent, ignore_errors=True)
+
+
+def begin_worker() -> None:
+    """End with the process that started this one, also where that was killed or interrupted."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def write(ds: xr.Dataset, path: Path) -> None:
+    """Write a dataset aside, then give it its name.
+
+    Coordinates of dimensions go first, on which h5netcdf depends.
+    """
+    first = {dim: ds.variables[dim] for dim in ds.dims if dim in ds.variables}
+    ordered = xr.Dataset(coords=first).assign(dict(ds.variables)).set_coords(list(ds.coords))
+    with replacing(path) as draft:
+        ordered.assign_attrs(ds.attrs).to_netcdf(draft, format="NETCDF4", engine="h5netcdf")
+
+
+def read(path: Path) -> xr.Dataset:
+    """Return a dataset, its file closed."""
+    with xr.open_dataset(path, engine="h5netcdf", **UNDECODED) as opened:
+        return opened.load()
+
+
+def seconds_of(ds: xr.Dataset) -> float:
+    """Return how long the run of a dataset took."""
+    return float(ds.attrs[SECONDS])
+
+
+def joined(jobs: Sequence[Job], datasets: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Return the cases' datasets along ``run``, with the cases' keys as coordinates.
+
+    Raises:
+        InputError: A case's key is also a name within its dataset, or datasets do not fit.
+    """
+    rows = []
+    for job, ds in zip(jobs, datasets, strict=True):
+        taken = sorted({*job.case, "run"} & {*map(str, ds.variables), *map(str, ds.dims)})
+        if taken:
+            message = (
+                f"{job.entry.key}: what it measures must not name {taken[0]!r}, a key of its cases."
+            )
+            raise InputError(message)
+        keys = {name: ("run", [value]) for name, value in job.case.items()}
+        rows.append(ds.drop_attrs(deep=False).expand_dims("run").assign_coords(keys))
+    try:
+        return xr.concat(
+            rows,
+            dim="run",
+            data_vars="all",
+            coords="different",
+            compat="equals",
+            join="outer",
+            combine_attrs="override",
+        )
+    except ValueError as error:
+        message = f"{jobs[0].entry.key}: its runs do not fit together: {error}"
+        raise InputError(message) from error

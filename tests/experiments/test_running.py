@@ -1,0 +1,253 @@
+"""Claims are run case by case, go on after a kill, and end with the same bits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from alignlab.errors import InputError, MissingError
+from alignlab.experiments import catalogue, reproduce, reproduce_many
+from alignlab.experiments._results import FILES
+from tests.experiments.meadow import PACKAGE, planted, sow
+
+FAST = Path("grass2001", "clover", "fast")
+COUNTED = "with Path(work.folder.parents[6], 'calls').open('a') as file: file.write(f'{case}\\n')"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Path]:
+    with planted(tmp_path) as folder:
+        yield folder
+
+
+def numbers(output: Path) -> xr.Dataset:
+    """Return the results of the claim, the file closed."""
+    with xr.open_dataset(output / FAST / "results.nc", engine="h5netcdf") as ds:
+        return ds.load()
+
+
+def said(output: Path) -> dict[str, Any]:
+    """Return the outcome of the claim but for times."""
+    contents = json.loads((output / FAST / "outcome.json").read_text())
+    return {name: value for name, value in contents.items() if name not in {"seconds", "date"}}
+
+
+def calls(tmp_path: Path) -> list[str]:
+    """Return which cases were measured."""
+    file = tmp_path / "calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_a_claim_leaves_numbers_figure_table_caption_and_outcome(
+    work: Path, tmp_path: Path
+) -> None:
+    sow(work, "clover", identity="R1")
+    outcome = reproduce("R1", output=tmp_path / "out")
+    folder = tmp_path / "out" / FAST
+    assert {path.name for path in folder.iterdir()} == {*FILES, "runs"}
+    results = numbers(tmp_path / "out")
+    assert list(results["rule"].values) == ["bp", "bp", "dfa", "dfa"]
+    assert list(results["seed"].values) == [0, 1, 0, 1]
+    assert results["leaf"].dims == ("run", "layer")
+    assert outcome.status == "reproduced"
+    assert outcome.is_reproduced
+    assert said(tmp_path / "out")["checks"][0]["high"] == 1.0
+    assert (
+        "leaf,0." in (folder / "numbers.csv").read_text()
+        or "leaf,-" in (folder / "numbers.csv").read_text()
+    )
+    assert "Leaves are green." in (folder / "caption.txt").read_text()
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_caller_s_random_state_and_threads_stay(work: Path, tmp_path: Path) -> None:
+    import torch
+
+    sow(work, "clover", identity="R1")
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    threads = torch.get_num_threads()
+    reproduce("R1", output=tmp_path / "out")
+    assert torch.rand(1) == expected
+    assert torch.get_num_threads() == threads
+
+
+def test_what_is_there_is_not_run_again_unless_forced(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", measure=COUNTED)
+    first = reproduce("R1", output=tmp_path / "out")
+    assert len(calls(tmp_path)) == 4
+    second = reproduce("R1", output=tmp_path / "out")
+    assert len(calls(tmp_path)) == 4
+    assert second.checks == first.checks
+    assert second.seconds == first.seconds
+    reproduce("R1", output=tmp_path / "out", force=True)
+    assert len(calls(tmp_path)) == 8
+
+
+def test_another_code_or_setting_is_run_again(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", measure=COUNTED)
+    reproduce("R1", output=tmp_path / "out")
+    (work / "_shared.py").write_text("SCALE = 3.0\n")
+    reproduce("R1", output=tmp_path / "out")
+    assert len(calls(tmp_path)) == 8
+
+
+def test_a_damaged_run_is_run_again(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1")
+    reproduce("R1", output=tmp_path / "out")
+    before = numbers(tmp_path / "out")
+    victim = next((tmp_path / "out" / FAST / "runs").glob("*.nc"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    reproduce("R1", output=tmp_path / "out")
+    assert numbers(tmp_path / "out").identical(before)
+
+
+def test_two_processes_give_the_bits_of_one(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1")
+    reproduce("R1", output=tmp_path / "one")
+    reproduce("R1", output=tmp_path / "two", jobs=2)
+    assert numbers(tmp_path / "one").identical(numbers(tmp_path / "two"))
+    assert said(tmp_path / "one") == said(tmp_path / "two")
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_killed_one_goes_on_and_ends_with_the_bits_of_an_unbroken_one(
+    work: Path, tmp_path: Path, jobs: int
+) -> None:
+    sow(work, "clover", identity="R1", runs=3, measure=f"{COUNTED}; time.sleep(0.4)")
+    output = tmp_path / "cut"
+    code = (
+        "from pathlib import Path\n"
+        "from alignlab.experiments import _catalogue, reproduce\n"
+        "if __name__ == '__main__':\n"
+        f"    _catalogue.PACKAGE = {PACKAGE!r}\n"
+        f"    reproduce('R1', output=Path({str(output)!r}), jobs={jobs})\n"
+    )
+    (tmp_path / "go.py").write_text(code)
+    process = subprocess.Popen([sys.executable, tmp_path / "go.py"])
+    runs = output / FAST / "runs"
+    deadline = time.monotonic() + 60
+    while len(list(runs.glob("*.nc"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(1.0)
+    kept = {path.name: path.stat().st_mtime_ns for path in runs.glob("*.nc")}
+    measured = len(calls(tmp_path))
+    assert 2 <= len(kept) < 6
+    assert measured < 6
+    assert not (output / FAST / "outcome.json").exists()
+    reproduce("R1", output=output)
+    assert all((runs / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
+    assert len(calls(tmp_path)) == measured + 6 - len(kept)
+    (tmp_path / "calls").unlink()
+    reproduce("R1", output=tmp_path / "whole")
+    assert numbers(output).identical(numbers(tmp_path / "whole"))
+    assert said(output) == said(tmp_path / "whole")
+
+
+def test_a_run_that_fails_is_one_line_and_stops_no_other(work: Path, tmp_path: Path) -> None:
+    failing = 'raise RuntimeError("the soil\\nis dry")'
+    sow(work, "clover", identity="R1", measure=failing)
+    sow(work, "daisy", identity="R2", draw=failing)
+    sow(work, "elder", identity="R3", passed=False)
+    sow(work, "fern", identity="R4")
+    outcomes = list(reproduce_many(catalogue(), output=tmp_path / "out"))
+    assert [outcome.status for outcome in outcomes] == [
+        "failed: RuntimeError: the soil is dry",
+        "failed: RuntimeError: the soil is dry",
+        "not reproduced",
+        "reproduced",
+    ]
+    assert outcomes[1].checks
+    assert said(tmp_path / "out")["status"] == "failed: RuntimeError: the soil is dry"
+    assert not (tmp_path / "out" / FAST / "figure.png").exists()
+
+
+def test_a_failure_in_a_process_of_its_own_is_told_alike(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", measure='raise RuntimeError("dry")')
+    sow(work, "daisy", identity="R2", runs=1)
+    outcomes = list(reproduce_many(catalogue(), output=tmp_path / "out", jobs=2))
+    assert [each.status for each in outcomes] == ["failed: RuntimeError: dry", "reproduced"]
+
+
+def test_full_sizes_without_their_data_are_refused(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALIGNLAB_DATA", raising=False)
+    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data="mnist")
+    sow(work, "daisy", identity="R2")
+    with pytest.raises(MissingError, match="ALIGNLAB_DATA"):
+        reproduce("R1", full=True, output=tmp_path / "out")
+    with pytest.raises(InputError, match="has no full setting"):
+        reproduce("R2", full=True, output=tmp_path / "out")
+    outcomes = list(reproduce_many(catalogue(), full=True, output=tmp_path / "out"))
+    assert [outcome.was_run for outcome in outcomes] == [False, False]
+    assert "ALIGNLAB_DATA" in outcomes[0].status
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_sizes_lie_beside_the_fast_ones(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}')
+    for full in (False, True):
+        outcome = reproduce("R1", full=full, output=tmp_path / "out")
+    assert outcome.size == "full"
+    assert outcome.setting == {"runs": 1, "size": 2}
+    assert sorted(path.name for path in (tmp_path / "out" / FAST).parent.iterdir()) == [
+        "fast",
+        "full",
+    ]
+
+
+def test_one_name_for_several_claims_is_refused(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1")
+    sow(work, "daisy", identity="R2")
+    with pytest.raises(InputError, match="means 2 claims; name one, such as grass2001:clover"):
+        reproduce("grass2001", output=tmp_path / "out")
+
+
+def test_runs_of_other_lengths_are_filled_up(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", measure='setting = {"size": 2 + case["seed"]}')
+    reproduce("R1", output=tmp_path / "out")
+    leaf = numbers(tmp_path / "out")["leaf"]
+    assert np.isnan(leaf.sel(layer="top").values).tolist() == [True, False, True, False]
+
+
+def test_what_a_run_put_aside_is_there_when_it_goes_on_and_gone_at_the_end(
+    work: Path, tmp_path: Path
+) -> None:
+    keeping = (
+        "mark = work.folder / 'half'; seen = mark.exists(); mark.write_text('done'); "
+        "assert seen, 'killed halfway'"
+    )
+    sow(work, "clover", identity="R1", runs=1, measure=keeping)
+    halfway = [reproduce("R1", output=tmp_path / "out").status for _ in range(2)]
+    assert halfway == ["failed: AssertionError: killed halfway"] * 2
+    assert reproduce("R1", output=tmp_path / "out").status == "reproduced"
+    runs = tmp_path / "out" / FAST / "runs"
+    assert [path.suffix for path in runs.iterdir()] == [".nc", ".nc"]
+
+
+def test_a_case_must_not_be_named_like_what_it_measures(work: Path, tmp_path: Path) -> None:
+    file = sow(work, "clover", identity="R1")
+    file.write_text(file.read_text().replace('"drawn":', '"seed":'))
+    status = reproduce("R1", output=tmp_path / "out").status
+    assert "what it measures must not name 'seed', a key of its cases" in status
+
+
+def test_progress_counts_the_runs_of_a_claim(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", measure='work.progress("growing", 1, 2)')
+    told: list[tuple[str, int, int]] = []
+    reproduce("R1", output=tmp_path / "out", progress=lambda *step: told.append(step))
+    assert told[:2] == [("grass2001:clover", 0, 4), ("grass2001:clover, growing", 1, 2)]
+    assert told[-2] == ("grass2001:clover", 3, 4)

@@ -1,0 +1,74 @@
+"""The page of the five works says what the kept runs say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from alignlab.experiments._catalogue import catalogue
+from alignlab.experiments._check import Check
+from alignlab.experiments._kept import kept, kept_text
+from alignlab.experiments._outcome import Outcome, Size
+from tests.seeds.__main__ import KEPT, PAGE
+from tests.seeds.page import WORKS, page
+
+OUTCOME = Outcome(
+    identity="N3",
+    key="noekland2016:theorem-1",
+    statement="S",
+    provenance="recalled",
+    source="somewhere",
+    size="fast",
+    status="not reproduced",
+    checks=(
+        Check("share", 0.25, "<= 0.1", passed=False, low=0.1, high=0.4, runs=3),
+        Check("slope|rate", 2.0, "= 2", passed=True, stated="stated: 2", chance="0 by draws"),
+    ),
+    hardware="a processor, 2 cores",
+    torch="2.9",
+    alignlab="0.1.0",
+    seconds=61.0,
+    date="2026-01-02",
+)
+
+
+def test_the_page_is_what_the_kept_runs_give() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(kept(KEPT))
+
+
+def test_what_is_kept_reads_back_as_it_is_written() -> None:
+    assert KEPT.read_text(encoding="utf-8") == kept_text(kept(KEPT))
+
+
+def test_every_kept_run_is_of_a_claim_that_is_there() -> None:
+    known = {entry.key: entry.identity for entry in catalogue()}
+    for outcome in kept(KEPT).values():
+        assert known[outcome.key] == outcome.identity
+
+
+def test_every_claim_has_a_row_whether_it_was_run_or_not() -> None:
+    text = page({})
+    for entry in catalogue():
+        assert text.count(f"| {entry.identity}<br>`{entry.claim}` |") == 1
+    assert text.count("| not run |") == len(catalogue())
+    assert all(entry.paper in WORKS for entry in catalogue())
+
+
+def test_a_claim_that_does_not_reproduce_is_listed_with_its_numbers() -> None:
+    text = page({("noekland2016:theorem-1", "fast"): OUTCOME})
+    failing = r"**does not hold**: share: 0.25 [0.1, 0.4], expected \<= 0.1 (3 runs)"
+    assert f"- N3 `noekland2016:theorem-1`, fast: not reproduced. {failing}" in text
+    assert (
+        r"slope\|rate: 2, expected = 2 (1 run) | 0 by draws | fast: not reproduced | 61 |" in text
+    )
+    assert "- fast: 1 claims, 1.0 minutes of runs on one thread each; a processor, 2 cores" in text
+
+
+def test_both_sizes_have_a_row_each() -> None:
+    sizes: tuple[Size, ...] = ("fast", "full")
+    known = {
+        (OUTCOME.key, size): replace(OUTCOME, size=size, status="reproduced") for size in sizes
+    }
+    text = page(known)
+    assert text.count("`theorem-1` |") == 2
+    assert "full: reproduced" in text
+    assert "Every kept run is reproduced." in text
