@@ -31,6 +31,8 @@ __all__ = [
     "by_double_sum",
     "by_recursion",
     "cosine_to_identity",
+    "gaussian_feedback",
+    "linear_task",
     "squared_error",
     "trained_linear",
     "weight_alignments",
@@ -61,6 +63,19 @@ class Trained:
 def squared_error(output: Tensor, target: Tensor) -> Tensor:
     """Return the sum of squares, whose error is twice the difference."""
     return (output - target).square().sum()
+
+
+def linear_task(seed: int, *, samples: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Return normal inputs and the targets of a random linear teacher of rows of norm about 1."""
+    source = np.random.default_rng([seed, 0])
+    x = source.standard_normal((samples, inputs))
+    y = x @ source.standard_normal((inputs, outputs)) / inputs**0.5
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def gaussian_feedback(seed: int) -> DFA:
+    """Return DFA with normal feedback of variance 1/n at a layer of n units."""
+    return DFA(seed=seed, normalisation="fan-out", scale=3.0**0.5)
 
 
 def trained_linear(
