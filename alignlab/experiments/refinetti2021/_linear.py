@@ -4,15 +4,16 @@ With zero initial weights and feedback :math:`F_l` (``n_l`` by ``n_L``) the weig
 
 .. math:: W_1 = F_1A_1,\quad W_l = F_lA_lF_{l-1}^\top,\quad W_L = A_LF_{L-1}^\top
 
-and, with a batch of one and the error e, :math:`A_l \leftarrow A_l - \eta\,e z_{l-1}^\top` where
-:math:`z_0 = x`, :math:`z_1 = A_1x`, :math:`z_l = A_lF_{l-1}^\top F_{l-1}z_{l-1}`. Our derivation; that it
-is the paper's theory is recalled.
+and, with a batch of one and the error e, :math:`A_l \leftarrow A_l - \eta\,e z_{l-1}^\top`, where
+:math:`z_0 = x`, :math:`z_1 = A_1x` and :math:`z_l = A_lF_{l-1}^\top F_{l-1}z_{l-1}`. This is our
+derivation; that it is the paper's theory is recalled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -95,8 +96,8 @@ def trained_linear(
         rule: Direct feedback.
         recipe: How it is trained.
     """
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    model = nn.Sequential(*(nn.Linear(*pair, bias=False, dtype=torch.float64) for pair in pairs))
+    layers = (nn.Linear(*pair, bias=False, dtype=torch.float64) for pair in pairwise(widths))
+    model = nn.Sequential(*layers)
     for weight in model.parameters():
         nn.init.zeros_(weight)
     learners: list[Learner] = []
@@ -107,7 +108,9 @@ def trained_linear(
 
     train(model, squared_error, x=x, y=y, rule=rule, recipe=recipe, watch=watch)
     state = learners[-1].state
-    feedback = [as_tensor(state[str(number)]).T.double().numpy() for number in range(len(model) - 1)]
+    feedback = [
+        as_tensor(state[str(number)]).T.double().numpy() for number in range(len(model) - 1)
+    ]
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(recipe.order_seed))
     weights = [each.detach().numpy().copy() for each in model.parameters()]
     return Trained(model, learners[-1], weights, feedback, x[order].numpy(), y[order].numpy())
@@ -136,7 +139,7 @@ def by_recursion(
         # Below the first layer a matrix acts on z, behind the gram on what it brings.
         steps = [sample, *(m @ b for m, b in zip(matrices[:-1], brought[:-1], strict=False))]
         for matrix, step in zip(matrices, steps, strict=True):
-            matrix -= rate * np.outer(error, step)
+            matrix[:] -= rate * np.outer(error, step)
     return matrices
 
 
@@ -145,7 +148,8 @@ def by_double_sum(
 ) -> list[np.ndarray]:
     r"""Return A_2 to A_L as sums over pairs of steps.
 
-    .. math:: A_l = \eta^2\sum_{t'}\sum_{t''<t'}\langle h_{l-2}(t'), h_{l-2}(t'')\rangle\,e_{t'}e_{t''}^\top
+    .. math:: A_l = \eta^2\sum_{t'}\sum_{t''<t'}
+        \langle h_{l-2}(t'), h_{l-2}(t'')\rangle\,e_{t'}e_{t''}^\top
 
     Activations and errors are those of the network, stepped by the rule itself.
 
@@ -156,7 +160,7 @@ def by_double_sum(
         rate: Learning rate on the sum of squares.
     """
     sizes = [x.shape[1], *(len(each) for each in feedback), y.shape[1]]
-    weights = [np.zeros((n, m)) for m, n in zip(sizes[:-1], sizes[1:], strict=True)]
+    weights = [np.zeros((n, m)) for m, n in pairwise(sizes)]
     passed: list[list[np.ndarray]] = []
     errors = []
     for sample, target in zip(x, y, strict=True):
@@ -166,14 +170,14 @@ def by_double_sum(
         error = 2.0 * (h[-1] - target)
         signals = [*(each @ error for each in feedback), error]
         for weight, signal, below in zip(weights, signals, h[:-1], strict=True):
-            weight -= rate * np.outer(signal, below)
+            weight[:] -= rate * np.outer(signal, below)
         passed.append(h[:-1])
         errors.append(error)
     e = np.stack(errors)
     found = []
     for level in range(len(feedback)):
-        h = np.stack([each[level] for each in passed])
-        earlier = np.tril(h @ h.T, -1)
+        below = np.stack([each[level] for each in passed])
+        earlier = np.tril(below @ below.T, -1)
         found.append(rate**2 * e.T @ earlier @ e)
     return found
 
@@ -190,9 +194,7 @@ def alignment_matrices(
     return found
 
 
-def weight_alignments(
-    weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray]
-) -> list[float]:
+def weight_alignments(weights: Sequence[np.ndarray], feedback: Sequence[np.ndarray]) -> list[float]:
     """Return the cosine of W_l and F_l F_{l-1}^T, of W_L and F_{L-1}^T, for l = 2 to L."""
     found = []
     for level, weight in enumerate(weights[1:]):

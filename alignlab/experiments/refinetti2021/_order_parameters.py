@@ -1,7 +1,7 @@
 r"""Order parameters of a shallow student and its teacher: Gaussian averages, ODE, error.
 
 The student is :math:`\hat y = \sum_k v_k g(\lambda_k)` with :math:`\lambda_k = w_k\cdot x/\sqrt N`,
-the teacher :math:`y = \sum_m A_m g(\nu_m)` with :math:`\nu_m = B_m\cdot x/\sqrt N`, inputs are normal.
+the teacher :math:`y = \sum_m A_m g(\nu_m)` with :math:`\nu_m = B_m\cdot x/\sqrt N`, x is normal.
 For large N the state is :math:`Q = ww^\top/N`, :math:`R = wB^\top/N`, :math:`T = BB^\top/N` and v,
 and :math:`(\lambda, \nu)` are normal with covariance C = [[Q, R], [R^T, T]].
 

@@ -1,6 +1,6 @@
-"""The online simulation of shallow students with direct feedback, many runs side by side.
+r"""The online simulation of shallow students with direct feedback, many runs side by side.
 
-Every step takes one fresh normal input. With :math:`\\mathrm{err} = y - \\hat y` and the feedback f
+Every step takes one fresh normal input. With :math:`\mathrm{err} = y - \hat y` and the feedback f
 (fixed, or for backpropagation the second layer itself) the updates are
 
     w_k += (rate / sqrt N) f_k g'(lambda_k) err x,    v_k += (rate / N) err g(lambda_k),

@@ -124,7 +124,7 @@ class AlignmentMatrices(Claim):
                 label = f"batch {batch}, layer {layer}"
                 pair = here["cosine_identity"], here["weight_alignment"]
                 axes.plot(*pair, marker, color=color, alpha=0.7, label=label)
-        low = float(min(results["cosine_identity"].min(), 0.0))
+        low = min(float(results["cosine_identity"].min()), 0.0)
         axes.plot([low, 1], [low, 1], "--", color="grey", lw=1, label="equal")
         level(axes, 0.0, "chance")
         axes.set_xlabel("cos(A, I)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -74,14 +75,17 @@ class Bottleneck(Claim):
         del work
         n, seed, errors = int(case["width"]), int(case["seed"]), setting["errors"]
         source = torch.Generator().manual_seed(seed)
-        normal = {"generator": source, "dtype": torch.float64}
-        feedback = [_orthonormal(torch.randn(n, errors, **normal)) for _ in range(3)]
-        first = torch.randn(n, setting["inputs"], **normal) / setting["inputs"] ** 0.5
-        weights = [first, *(f @ b.T for b, f in zip(feedback, feedback[1:], strict=False))]
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=source, dtype=torch.float64)
+
+        feedback = [_orthonormal(normal(n, errors)) for _ in range(3)]
+        first = normal(n, setting["inputs"]) / setting["inputs"] ** 0.5
+        weights = [first, *(f @ b.T for b, f in pairwise(feedback))]
         weights.append(feedback[-1].T)
         model = nn.Sequential(*(_linear(weight) for weight in weights))
-        x = torch.randn(setting["samples"], setting["inputs"], **normal)
-        y = torch.randn(setting["samples"], errors, **normal)
+        x = normal(setting["samples"], setting["inputs"])
+        y = normal(setting["samples"], errors)
         state = {str(number): each.T.contiguous() for number, each in enumerate(feedback)}
         rules, names = [MeasuredRule(DFA(), state, "checkpoint")], ["error-signal"]
         with Probe(model, squared_error, rules=rules, diagnostics=names, draws=32) as probe:
@@ -142,9 +146,7 @@ def _below(values: np.ndarray, width: int, errors: int) -> list[Check]:
             expected, passed = f"{derived:.3f} within {_NEAR:g}", abs(mean - derived) <= _NEAR
         what = f"gradient alignment of hidden layer {number + 1}, {width} units"
         stated = _STATED.get(width, ("", ""))[number]
-        checks.append(
-            Check(what, mean, expected, passed, stated, low, high, "0", column.size)
-        )
+        checks.append(Check(what, mean, expected, passed, stated, low, high, "0", column.size))
     return checks
 
 

@@ -107,7 +107,7 @@ class Conventions(Claim):
         return [
             worst_check(
                 "difference of both alignments, one sample",
-                np.nanmax(results["apart"].values, axis=-1), most=_SAME, stated="ours earlier: equal",
+                np.nanmax(results["apart"].values, axis=-1), most=_SAME, stated="ours: equal",
             ),
             worst_check(
                 "mean alignment of redrawn feedback, any layer (absolute)", redrawn, most=bound,

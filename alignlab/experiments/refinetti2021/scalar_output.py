@@ -88,7 +88,8 @@ class ScalarOutput(Claim):
         total = results["total_weight_alignment"].values
         mean = float(total.mean())
         before = "ours earlier: 1"
-        weights, gradients = results["weight_alignment"], results["gradient_alignment"]
+        weights = results["weight_alignment"].values
+        gradients = results["gradient_alignment"].values
         return [
             worst_check(
                 "distance of weight alignment from 1", 1.0 - weights, most=_EXACT, stated=before
@@ -116,5 +117,3 @@ class ScalarOutput(Claim):
         axes.set_xlabel("seed")
         axes.set_ylabel("cosine")
         legend_beside(axes)
-
-

@@ -104,7 +104,7 @@ def test_slow_linear_learning_from_zero_follows_its_exact_solution() -> None:
 @pytest.mark.parametrize("rule", ["dfa", "bp"])
 def test_one_step_of_the_simulation_has_the_mean_that_the_equations_give(rule: str) -> None:
     feedback = np.array([[1.0, -0.7]]) if rule == "dfa" else None
-    n, count, rate = 400, 300, 0.5
+    n, count, rate = 400, 60, 0.5
     held = None if feedback is None else np.tile(feedback, (count, 1))
     times = np.array([0.0, 1.0])
     runs = Runs(range(count), np.ones(2), held, 2, n, rate)
