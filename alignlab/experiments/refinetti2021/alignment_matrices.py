@@ -1,0 +1,132 @@
+"""How close an alignment matrix is to the identity is the weight alignment (R7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments.refinetti2021._linear import (
+    alignment_matrices,
+    cosine_to_identity,
+    gaussian_feedback,
+    linear_task,
+    trained_linear,
+    weight_alignments,
+)
+from alignlab.experiments.refinetti2021._students import worst_check
+from alignlab.training import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["AlignmentMatrices"]
+
+_NEAR = 0.02
+
+
+class AlignmentMatrices(Claim):
+    """Weight alignment beside the cosine of the alignment matrix with the identity."""
+
+    identity: ClassVar[str] = "R7"
+    statement: ClassVar[str] = (
+        "How well conditioned the alignment matrices of a deep linear network are decides how "
+        "well its weights align: for wide normal feedback WA_l is cos(A_l, I)."
+    )
+    provenance: ClassVar[Provenance] = "read in the paper"
+    source: ClassVar[str] = "abstract, for the conditioning; that the cosines agree is ours"
+    fast: ClassVar[Setting] = {
+        "widths": [9, 50, 60, 50, 3],
+        "steps": 150,
+        "samples": 30,
+        "rate": {"30": 0.001, "1": 0.004},
+        "seeds": 5,
+    }
+    caption: ClassVar[str] = (
+        "Weight alignment cos(W_l, F_l F_{l-1}^T) against the signed cosine of A_l with the "
+        "identity, by layer and seed; dashed, equality, and dotted, chance. Linear 9-50-60-50-3, "
+        "zero initial weights, normal feedback of variance 1/n, a linear teacher, sum of squares, "
+        "150 steps: on a batch of 30 (rate 0.001), which learns the teacher, and on one new "
+        "sample a step (rate 0.004), which learns little."
+    )
+
+    def cases(self, setting: Setting) -> Sequence[Case]:
+        """Return every seed with both sizes of the batch."""
+        return [
+            {"batch": batch, "seed": seed}
+            for batch in (setting["samples"], 1)
+            for seed in range(setting["seeds"])
+        ]
+
+    def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
+        """Return both cosines, and the condition number, of every layer but the first."""
+        del work
+        seed, batch, widths = int(case["seed"]), int(case["batch"]), setting["widths"]
+        steps = setting["steps"]
+        x, y = linear_task(
+            seed, samples=max(batch, steps if batch == 1 else 1), inputs=widths[0],
+            outputs=widths[-1],
+        )  # fmt: skip
+        recipe = Recipe(
+            epochs=steps * batch // len(x),
+            batch_size=batch,
+            optimizer_options={"lr": setting["rate"][str(batch)]},
+            order_seed=seed,
+        )
+        found = trained_linear(widths, x=x, y=y, rule=gaussian_feedback(seed), recipe=recipe)
+        matrices = alignment_matrices(found.weights, found.feedback)
+        output = np.linalg.multi_dot([*found.weights[::-1], found.x.T]).T
+        return xr.Dataset(
+            {
+                "weight_alignment": (
+                    "layer",
+                    np.array(weight_alignments(found.weights, found.feedback)),
+                ),
+                "cosine_identity": (
+                    "layer",
+                    np.array([cosine_to_identity(each) for each in matrices]),
+                ),
+                "condition": ("layer", np.array([np.linalg.cond(each) for each in matrices])),
+                "loss_left": ((output - found.y) ** 2).sum() / (found.y**2).sum(),
+            },
+            coords={"layer": np.arange(2, len(widths))},
+        )
+
+    def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
+        """Hold the difference where the teacher is learned; state it where it is not."""
+        apart = {
+            batch: abs(one["weight_alignment"] - one["cosine_identity"]).values
+            for batch in (setting["samples"], 1)
+            for one in (chosen(results, batch=batch),)
+        }
+        whole, single = apart[setting["samples"]], apart[1]
+        before = "ours earlier: .992/.991, .985/.984, .965/.965"
+        what = "largest difference of WA_l and cos(A_l, I)"
+        return [
+            worst_check(f"{what}, learned", whole, most=_NEAR, stated=before),
+            Check(
+                f"{what}, after one pass of single samples (no bound)", float(single.max()),
+                "any", True, "", runs=single.size,
+            ),
+        ]  # fmt: skip
+
+    def draw(self, results: xr.Dataset, figure: Figure) -> None:
+        """Draw the one cosine against the other."""
+        axes = figure.subplots()
+        for number, batch in enumerate(np.unique(results["batch"].values)):
+            one = chosen(results, batch=batch)
+            for layer, marker in zip(one["layer"].values, "os^dv", strict=False):
+                here, color = one.sel(layer=layer), f"C{number}"
+                label = f"batch {batch}, layer {layer}"
+                pair = here["cosine_identity"], here["weight_alignment"]
+                axes.plot(*pair, marker, color=color, alpha=0.7, label=label)
+        low = min(float(results["cosine_identity"].min()), 0.0)
+        axes.plot([low, 1], [low, 1], "--", color="grey", lw=1, label="equal")
+        level(axes, 0.0, "chance")
+        axes.set_xlabel("cos(A, I)")
+        axes.set_ylabel("weight alignment")
+        legend_beside(axes)
