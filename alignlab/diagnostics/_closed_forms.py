@@ -262,7 +262,8 @@ def _shares(adjoint: Adjoint, sent: Tensor, stream: torch.Generator) -> Tensor:
     """Return how many samples have a positive product with fresh Gaussian feedback, by draw."""
     rows, errors = adjoint.rows.flatten(1), wide(sent)
     if adjoint.factors is not None:
-        rows = rows * adjoint.factors.unsqueeze(1).to(rows)
+        # Factors that bring small rows to size one have no room in float32.
+        rows = (wide(rows) * adjoint.factors.unsqueeze(1).to(wide(rows[:0]))).to(rows)
     # Few units give products that are tied, which only float64 keeps so.
     rows = wide(rows) if rows.shape[1] <= _FEW_UNITS else rows
     covariance = wide(rows @ rows.T) * (errors @ errors.T).to(rows.device)

@@ -53,8 +53,8 @@ class Unrolled(SnapshotDiagnostic):
 
     Layers of at most 512 units on their smaller side and four million entries are decomposed
     exactly. Of larger ones the singular values are found from below, by 12 iterations of a random
-    subspace: their ceiling is then an estimate that is low by up to 2 % (measured on random
-    convolutions), not a bound to the last digit.
+    subspace: their ceiling is then an estimate, somewhat low (by up to 2 % in our tests of small
+    random convolutions), and no bound.
 
     Expectation: the cap, for products that know nothing of the layer; no chance level.
 

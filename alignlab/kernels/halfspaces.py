@@ -69,6 +69,9 @@ def _correlation(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Return correlations, and which values vary; those of the others are zero."""
     matrix = wide(covariance)
     deviations = torch.diagonal(matrix).clamp_min(0.0).sqrt()
-    known = deviations > 0
+    known = (deviations > 0) & torch.isfinite(deviations)
     scale = torch.where(known, deviations, 1.0)
-    return matrix / scale.unsqueeze(0) / scale.unsqueeze(1), known
+    both = known.unsqueeze(0) & known.unsqueeze(1)
+    found = torch.where(both, matrix / scale.unsqueeze(0) / scale.unsqueeze(1), 0.0)
+    # Numbers below all rounding can keep an eigenvalue iteration from ending.
+    return torch.where(found.abs() > 1e-30, found, 0.0), known

@@ -77,3 +77,14 @@ def test_values_that_go_together_are_never_apart() -> None:
     sizes = torch.tensor([1e-9, 1.0, 3.0, 1e6], dtype=torch.float64)
     matrix = torch.outer(signs * sizes, signs * sizes)
     assert set(positive_shares(matrix, count=500, stream=stream()).tolist()) == {0.25, 0.75}
+
+
+def test_values_of_any_size_are_counted_and_overflown_ones_left_out() -> None:
+    small = torch.tensor([1.0, 1e-130, 0.0, 1e-64], dtype=torch.float64)
+    stream = torch.Generator().manual_seed(0)
+    alike = positive_shares(torch.outer(small, small), count=50, stream=stream)
+    assert set(alike.tolist()) == {0.0, 1.0}
+    broken = torch.eye(3, dtype=torch.float64)
+    broken[0, 0] = broken[0, 1] = torch.inf
+    shares = positive_shares(broken, count=50, stream=stream)
+    assert set(shares.tolist()) <= {0.0, 0.5, 1.0}
