@@ -127,6 +127,7 @@ class Bottleneck(Claim):
         axes.axvline(self.fast["errors"], color="grey", ls="--", lw=1, label="errors")
         level(axes, 0.0, "chance")
         axes.set_xscale("log")
+        axes.minorticks_off()
         axes.set_xticks(widths, [str(each) for each in widths])
         axes.set_xlabel("width of the hidden layers")
         axes.set_ylabel("gradient alignment")

@@ -67,7 +67,7 @@ class ReluCounting(Claim):
         k, seeds, n = int(case["students"]), range(setting["inits"]), setting["n_inputs"]
         feedback = None
         if case["rule"] == "dfa":
-            signs = np.where(np.arange(k) < case["positive"], 1.0, -1.0)
+            signs = np.where(np.arange(k) < int(case["positive"]), 1.0, -1.0)
             feedback = np.tile(signs, (len(seeds), 1))
         teacher = np.ones(setting["teachers"])
         runs = Runs(seeds, teacher, feedback, k, n, setting["rate"], activation="relu")

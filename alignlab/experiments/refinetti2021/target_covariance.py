@@ -37,7 +37,11 @@ _STATED = {
 
 
 class TargetCovariance(Claim):
-    """Cosines with the identity of the targets' covariance and of the matrix that it makes."""
+    """Cosines with the identity of the targets' covariance and of the matrix that it makes.
+
+    Eight seeds, as three leave the means uncertain by more than the tolerance. At a covariance of
+    the identity whatever fluctuates in A_2 lowers its cosine, which cannot be above that target.
+    """
 
     identity: ClassVar[str] = "R9"
     statement: ClassVar[str] = (
@@ -56,7 +60,7 @@ class TargetCovariance(Claim):
         "batch": 32,
         "epochs": 10,
         "rate": 0.001,
-        "seeds": 3,
+        "seeds": 8,
     }
     caption: ClassVar[str] = (
         "cos(A_2, I) after training against cos(Sigma, I) of the targets' covariance Sigma = "
