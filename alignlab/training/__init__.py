@@ -2,7 +2,9 @@
 
 from alignlab.training._checkpoint import Training, save_checkpoint
 from alignlab.training._loop import train
+from alignlab.training._plan import Plan
 from alignlab.training._recipe import Recipe
+from alignlab.training._run import train_into
 from alignlab.training._steps import Moment
 
-__all__ = ["Moment", "Recipe", "Training", "save_checkpoint", "train"]
+__all__ = ["Moment", "Plan", "Recipe", "Training", "save_checkpoint", "train", "train_into"]

@@ -48,7 +48,7 @@ def save_checkpoint(
     training: Training,
     *,
     feedback: bool = True,
-    **metadata: str | float,
+    **metadata: Any,
 ) -> Path:
     """Write weights, feedback and what is needed to train the same model again.
 
@@ -58,7 +58,7 @@ def save_checkpoint(
         training: What ``train`` returned.
         feedback: Whether the feedback itself is stored; its hash is in any case, so that a
             replay from the seed can be proven.
-        **metadata: Further plain values.
+        **metadata: Further plain values, and lists and dicts of them.
 
     Returns:
         The path.

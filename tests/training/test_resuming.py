@@ -25,7 +25,7 @@ from alignlab.training import Moment, Recipe, Training, _resuming, train
 EPOCHS, BATCHES = 4, 3
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for whatever ends a process."""
 
 
@@ -54,7 +54,7 @@ def trained(
 
     def watch(moment: Moment) -> dict[str, float]:
         if moment.step == killed:
-            raise Killed
+            raise KilledError
         return {"norm": moment.model[0].weight.detach().norm().item(), "loss": moment.loss}
 
     return model, train(
@@ -101,7 +101,7 @@ def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(
 ) -> None:
     kept = tmp_path / "kept.pt"
     unbroken = trained(rule, recipe(**options))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trained(rule, recipe(**options), kept, killed)
     assert kept.exists() == (killed >= BATCHES)
     torch.manual_seed(99)
@@ -115,10 +115,10 @@ def test_a_training_that_is_killed_twice_and_in_its_progress_goes_on(tmp_path: P
     def die(_label: str, done: int, _total: int) -> None:
         told.append(done)
         if len(told) in {1, 3}:
-            raise Killed
+            raise KilledError
 
     for _ in range(2):
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             trained(DFA(), recipe(), kept, progress=die)
     assert same_bits(trained(DFA(), recipe()), trained(DFA(), recipe(), kept, progress=die))
     assert told == [1, 2, 3, 4]
@@ -164,7 +164,7 @@ def test_another_training_does_not_go_on_with_what_was_kept(
     tmp_path: Path, options: dict[str, Any], text: str
 ) -> None:
     kept = tmp_path / "kept.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         trained(DFA(seed=3), recipe(), kept, 4)
     with pytest.raises(InputError, match=text) as refused:
         trained(**({"rule": DFA(seed=3), "recipe": recipe(), "keep": kept} | options))
@@ -179,7 +179,7 @@ def test_another_training_does_not_go_on_with_what_was_kept(
         lambda path: path.write_bytes(b"nothing of the kind"),
         lambda path: torch.save({"weights": torch.ones(2)}, path),
         lambda path: torch.save([1, 2], path),
-        lambda path: torch.save({"same": Killed}, path),
+        lambda path: torch.save({"same": KilledError}, path),
     ],
 )
 def test_a_file_of_another_kind_is_refused_in_one_line(

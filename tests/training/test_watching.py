@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from alignlab.errors import InputError
 from alignlab.probe import Probe
 from alignlab.rules import BP, DFA, KP, Rule
-from alignlab.schedules import at, log_spaced
+from alignlab.schedules import at, log_spaced, never
 from alignlab.training import Moment, Recipe, Training, train
 
 
@@ -29,7 +29,7 @@ def samples() -> tuple[Tensor, Tensor]:
     return torch.randn(40, 6, generator=stream), torch.randint(4, (40,), generator=stream)
 
 
-def trained(rule: Rule, watch: Any = None, when: Any = at()) -> tuple[nn.Module, Training]:
+def trained(rule: Rule, watch: Any = None, when: Any = never) -> tuple[nn.Module, Training]:
     model, (x, y) = network(), samples()
     recipe = Recipe(epochs=4, batch_size=16)
     return model, train(
