@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.engine.capture import Loss
-from alignlab.errors import DivergedError, InputError
+from alignlab.engine.forward import called
+from alignlab.errors import DivergedError, InputError, MeasurementError
 from alignlab.learner import Learner
 from alignlab.schedules import Schedule
 from alignlab.training._held import evaluated, is_out_of_patience
@@ -151,17 +152,29 @@ class Steps:
 
     def _stepped(self, x: Tensor, y: Tensor) -> float:
         """Take a step on a batch and return its loss."""
+        x, y = x.to(self.device), y.to(self.device)
         self.learner.model.zero_grad()
         with self._precision():
-            loss = self.learner.backward(x.to(self.device), y.to(self.device)).item()
+            try:
+                loss = self.learner.backward(x, y).item()
+            except MeasurementError:
+                self._require_finite(self._loss_at(x, y))
+                raise
+        self._require_finite(loss)
+        self.optimizer.step()
+        self._step += 1
+        return loss
+
+    @torch.no_grad()
+    def _loss_at(self, x: Tensor, y: Tensor) -> float:
+        return float(self._loss_function(called(self.learner.model, x), y))
+
+    def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             msg = (
                 f"The loss is {loss} in epoch {len(self.losses) + 1}; lower the learning rate (lr)."
             )
             raise DivergedError(msg)
-        self.optimizer.step()
-        self._step += 1
-        return loss
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.recipe.precision == "float32":

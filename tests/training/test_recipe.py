@@ -215,6 +215,7 @@ def test_autocast_trains_by_direct_feedback_with_weights_in_full_precision() -> 
     assert half[1].losses[-1] < half[1].losses[0]
 
 
-def test_a_training_that_diverges_says_so_by_its_kind() -> None:
+@pytest.mark.parametrize("rule", [BP(), DFA()], ids=lambda rule: rule.name)
+def test_a_training_that_diverges_says_so_by_its_kind(rule: Any) -> None:
     with pytest.raises(DivergedError, match=r"lower the learning rate \(lr\)"):
-        trained(rule=BP(), optimizer_options={"lr": 1e38})
+        trained(rule=rule, optimizer_options={"lr": 1e38})
