@@ -1,5 +1,7 @@
 """The reference trainer: any rule, on any model that can be measured."""
 
+from __future__ import annotations
+
 from alignlab.training._checkpoint import Training, save_checkpoint
 from alignlab.training._loop import train
 from alignlab.training._plan import Plan

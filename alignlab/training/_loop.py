@@ -65,17 +65,11 @@ def train(  # noqa: PLR0913 - each is one property of a training
         InputError: A frozen name is not in the model, inputs and targets are not as many, or
             what is kept is that of another training.
     """
-    if not len(x) or len(x) != len(y):
-        msg = f"There are {len(x)} inputs and {len(y)} targets; give as many, and at least one."
-        raise InputError(msg)
+    _require_pairs(x, y)
     require_held(recipe, held)
-    parameters = _learning(model, recipe.frozen)
-    optimizer = recipe.optimizer_of(parameters.values())
-    schedule = recipe.schedule_of(optimizer)
+    optimizer = recipe.optimizer_of(_learning(model, recipe.frozen))
     learner = Learner(model, loss_function, rule)
-    steps = Steps(
-        learner, loss_function, optimizer, schedule, recipe=recipe, watch=watch, when=when
-    )
+    steps = Steps(learner, loss_function, optimizer, recipe=recipe, watch=watch, when=when)
     keeper = _keeper(keep, steps, x, y)
     targets = recipe.targets(y)
     with seeded_apart(recipe.dropout_seed, steps.device):
@@ -87,17 +81,27 @@ def train(  # noqa: PLR0913 - each is one property of a training
             label = f"training by {rule.label}, loss {steps.losses[-1]:.3f}"
             progress(label, len(steps.losses), recipe.epochs)
         steps.look(float(len(steps.losses)), steps.last_loss, last=True)
-    model.zero_grad()
     keeper.remove()
+    return _left(steps)
+
+
+def _left(steps: Steps) -> Training:
+    steps.learner.model.zero_grad()
     return Training(
-        rule=rule,
-        feedback=learner.feedback,
+        rule=steps.learner.rule,
+        feedback=steps.learner.feedback,
         losses=tuple(steps.losses),
-        options=recipe.options(),
+        options=steps.recipe.options(),
         history=tuple(steps.history),
         held_losses=tuple(steps.held_losses),
         held_accuracies=tuple(steps.held_accuracies),
     )
+
+
+def _require_pairs(x: Tensor, y: Tensor) -> None:
+    if not len(x) or len(x) != len(y):
+        msg = f"There are {len(x)} inputs and {len(y)} targets; give as many, and at least one."
+        raise InputError(msg)
 
 
 def _keeper(path: str | Path | None, steps: Steps, x: Tensor, y: Tensor) -> Keeper:
@@ -116,8 +120,8 @@ def _keeper(path: str | Path | None, steps: Steps, x: Tensor, y: Tensor) -> Keep
     return Keeper(path, parts, device=steps.device, same=same)
 
 
-def _learning(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """Return the parameters that learn, by name."""
+def _learning(model: nn.Module, frozen: tuple[str, ...]) -> list[nn.Parameter]:
+    """Return the parameters that learn."""
     named = dict(model.named_parameters())
     unknown = [name for name in frozen if name not in named]
     if unknown:
@@ -126,7 +130,7 @@ def _learning(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Paramet
             f"{', '.join(named)}."
         )
         raise InputError(message)
-    learning = {name: p for name, p in named.items() if name not in frozen and p.requires_grad}
+    learning = [p for name, p in named.items() if name not in frozen and p.requires_grad]
     if not learning:
         message = f"No parameter of {type(model).__name__} learns; freeze fewer."
         raise InputError(message)

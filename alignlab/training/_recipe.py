@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -105,7 +105,8 @@ class Recipe:
         kinds = _kinds(torch.optim, torch.optim.Optimizer)
         known = {name: kind for name, kind in kinds.items() if name not in NEEDS_MORE}
         kind = _named(known, self.optimizer, "optimizer")
-        return _made(kind, self.optimizer, list(parameters), self._optimizer_options())
+        made = _made(kind, self.optimizer, list(parameters), self._optimizer_options())
+        return cast("torch.optim.Optimizer", made)
 
     def schedule_of(
         self, optimizer: torch.optim.Optimizer
@@ -120,7 +121,8 @@ class Recipe:
             return None
         kinds = _kinds(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)
         kind = _named(kinds, self.schedule, "schedule")
-        return _made(kind, self.schedule, optimizer, self.schedule_options)
+        made = _made(kind, self.schedule, optimizer, self.schedule_options)
+        return cast("torch.optim.lr_scheduler.LRScheduler", made)
 
     def targets(self, y: Tensor) -> Tensor:
         """Return the targets with their label noise.

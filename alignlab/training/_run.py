@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,27 +64,18 @@ def train_into(
     options = plan.options()
     _require_free(folder, options, force=force)
     material = plan.material(download=download)
-    recipe, rule = plan.recipe, plan.chosen_rule()
     # A plan that torch refuses leaves no folder behind.
-    recipe.schedule_of(recipe.optimizer_of(material.model.parameters()))
+    plan.recipe.schedule_of(plan.recipe.optimizer_of(material.model.parameters()))
     _begin(folder, options, force=force)
-    watcher = None
-    if material.probed is not None:
-        watcher = Watcher(
-            folder / PROBES,
-            material.loss,
-            material.probed,
-            diagnostics=plan.chosen_diagnostics(),
-            draws=plan.draws,
-        )
+    watcher = _watcher(folder, plan, material)
     try:
         training = train(
             material.model,
             material.loss,
             x=material.data.x,
             y=material.data.y,
-            rule=rule,
-            recipe=recipe,
+            rule=plan.chosen_rule(),
+            recipe=plan.recipe,
             held=material.held_out(),
             watch=watcher,
             when=log_spaced(plan.per_decade) if plan.per_decade else never,
@@ -97,6 +89,18 @@ def train_into(
     return _left(folder, plan, material, training, watcher=watcher, command=command)
 
 
+def _watcher(folder: Path, plan: Plan, material: Material) -> Watcher | None:
+    if material.probed is None:
+        return None
+    return Watcher(
+        folder / PROBES,
+        material.loss,
+        material.probed,
+        diagnostics=plan.chosen_diagnostics(),
+        draws=plan.draws,
+    )
+
+
 def _left(
     folder: Path,
     plan: Plan,
@@ -107,12 +111,13 @@ def _left(
     command: str,
 ) -> dict[str, Any]:
     """Write everything, ``run.json`` last."""
-    about = {"data": material.data.name, "data_hash": material.data.hash, "loss": plan.loss}
     path = save_checkpoint(
         folder / CHECKPOINT,
         material.model,
         training,
-        **about,
+        data=material.data.name,
+        data_hash=material.data.hash,
+        loss=plan.loss,
         data_spec=plan.data,
         model_spec=plan.model,
         model_arguments=dict(plan.options()["model_arguments"]),
@@ -121,25 +126,9 @@ def _left(
     )
     _write_losses(folder / LOSSES, training)
     recording = None if watcher is None else watcher.recording(training.history)
-    if recording is not None and material.probed is not None:
-        checkpoint = open_checkpoint(path)
-        recording.attrs.update(provenance(checkpoint, command=command, kind="probe"))
-        recording.attrs.update(
-            {
-                "model_spec": plan.model,
-                "model_arguments": ", ".join(f"{k}={v}" for k, v in plan.model_arguments.items()),
-                "parameter_hash": parameter_hash(material.model),
-                "data": material.probed.name,
-                "data_hash": material.probed.hash,
-                "n_classes": material.probed.n_classes or 0,
-                "mean": "" if plan.mean is None else str(plan.mean),
-                "std": "" if plan.std is None else str(plan.std),
-                "loss": plan.loss,
-                "reduction": material.loss.reduction,
-                "trained_on": material.data.name,
-                "trained_by": json.dumps(plan.options()),
-            }
-        )
+    if recording is not None:
+        about = provenance(open_checkpoint(path), command=command, kind="probe")
+        recording.attrs.update({**about, **_described(plan, material)})
         save(recording, folder / RECORDING, overwrite=True)
     found = {
         "finished": True,
@@ -157,6 +146,25 @@ def _left(
     if watcher is not None:
         watcher.remove()
     return found
+
+
+def _described(plan: Plan, material: Material) -> dict[str, Any]:
+    """Return what a recording says of the training and of the samples that were probed."""
+    probed = material.probed or material.data
+    return {
+        "model_spec": plan.model,
+        "model_arguments": ", ".join(f"{k}={v}" for k, v in plan.model_arguments.items()),
+        "parameter_hash": parameter_hash(material.model),
+        "data": probed.name,
+        "data_hash": probed.hash,
+        "n_classes": probed.n_classes or 0,
+        "mean": "" if plan.mean is None else str(plan.mean),
+        "std": "" if plan.std is None else str(plan.std),
+        "loss": plan.loss,
+        "reduction": material.loss.reduction,
+        "trained_on": material.data.name,
+        "trained_by": json.dumps(plan.options()),
+    }
 
 
 def _require_free(folder: Path, options: Mapping[str, Any], *, force: bool) -> None:
@@ -196,6 +204,7 @@ def _begin(folder: Path, options: Mapping[str, Any], *, force: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if force:
+            shutil.rmtree(folder / PROBES, ignore_errors=True)
             for name in OURS:
                 (folder / name).unlink(missing_ok=True)
         _write(folder / RUN, json.dumps({"finished": False, "plan": options}, indent=2) + "\n")

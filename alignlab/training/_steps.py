@@ -23,8 +23,6 @@ from alignlab.training._recipe import Recipe
 
 __all__ = ["Moment", "Steps"]
 
-LRSchedule = torch.optim.lr_scheduler.LRScheduler
-
 
 @dataclass(frozen=True)
 class Moment:
@@ -54,7 +52,6 @@ class Steps:
         learner: Learner,
         loss_function: Loss,
         optimizer: torch.optim.Optimizer,
-        schedule: LRSchedule | None,
         *,
         recipe: Recipe,
         watch: Callable[[Moment], Mapping[str, Any]] | None,
@@ -63,7 +60,7 @@ class Steps:
         """Stand before the first step."""
         self.learner = learner
         self.optimizer = optimizer
-        self.schedule = schedule
+        self.schedule = recipe.schedule_of(optimizer)
         self.recipe = recipe
         self.device = next(p.device for p in learner.model.parameters())
         self.losses: list[float] = []
