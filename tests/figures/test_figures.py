@@ -157,7 +157,7 @@ def test_the_table_holds_the_numbers_of_the_recording() -> None:
 
 
 def test_exported_csv_equals_what_is_plotted(tmp_path: Path) -> None:
-    ds = VARIANTS["convolutions"]
+    ds = VARIANTS["several steps"]
     for name, paths in figures.export(ds, tmp_path):
         assert not isinstance(paths, str)
         assert [path.name for path in paths] == [f"{name}.svg", f"{name}.csv"]
