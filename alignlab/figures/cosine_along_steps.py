@@ -42,10 +42,9 @@ def _plot(table: pd.DataFrame) -> matplotlib.figure.Figure:
         axis.axhline(0, color=_styles.GREY, linewidth=0.6)
         for rule, rows in table[table["layer"] == layer].groupby("rule", sort=False):
             color, marker = styles[str(rule)]
-            axis.fill_between(
-                *(rows["step"], rows[LOW], rows[HIGH]),
-                **{"color": color, "alpha": BAND_ALPHA, "linewidth": 0},
-            )
+            low, high = (rows[name].to_numpy(float) for name in (LOW, HIGH))
+            steps = rows["step"].to_numpy(float)
+            axis.fill_between(steps, low, high, color=color, alpha=BAND_ALPHA, linewidth=0)
             axis.plot(rows["step"], rows[COSINE], color=color, marker=marker, markersize=2.5)
         axis.set_xscale("symlog", linthresh=1)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
