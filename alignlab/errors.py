@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AlignlabError",
     "CheckpointError",
+    "DivergedError",
     "InputError",
     "MeasurementError",
     "MissingError",
@@ -22,6 +23,10 @@ class AlignlabError(Exception):
 
 class InputError(AlignlabError, ValueError):
     """An argument, a file's content or a batch that cannot be used as it is."""
+
+
+class DivergedError(InputError):
+    """A training whose loss is no longer finite."""
 
 
 class MissingError(AlignlabError, LookupError):

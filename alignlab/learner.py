@@ -161,9 +161,12 @@ class Learner:
                 "same rule, options and seeds."
             )
             raise InputError(msg)
+        place = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         state = {name: decoded(value) for name, value in held["state"].items()}
         self._number, self._before = int(held["step"]), {}
-        self._state = state or None
+        self._state = {
+            name: one.to(place) if isinstance(one, Tensor) else one for name, one in state.items()
+        } or None
 
     @property
     def _seed(self) -> int:

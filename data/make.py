@@ -14,7 +14,7 @@ import torch
 
 from alignlab import datasets
 from alignlab.specs import build_loss, build_model, parse_rule
-from alignlab.training import save_checkpoint, train
+from alignlab.training import Recipe, save_checkpoint, train
 
 NETWORKS = {
     "mlp": ("alignlab:mlp", {"in_features": 64, "widths": [96, 6, 48], "activation": "tanh"}),
@@ -41,8 +41,10 @@ def main() -> None:
                 x=data.x,
                 y=data.y,
                 rule=parse_rule(text),
-                epochs=EPOCHS,
-                learning_rate=RATES[network, name],
+                recipe=Recipe(
+                    epochs=EPOCHS,
+                    optimizer_options={"lr": RATES[network, name], "momentum": 0.9},
+                ),
             )
             path = folder / f"digits_{network}_{name}.pt"
             save_checkpoint(path, model, done, data=data.name, data_hash=data.hash, init_seed=0)

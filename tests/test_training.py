@@ -16,7 +16,7 @@ from alignlab.checkpoints import open_checkpoint
 from alignlab.errors import InputError
 from alignlab.feedback import Factored, Positional, Seeded, digest
 from alignlab.rules import BP, BRSF, DFA, FA, FRSF, USF
-from alignlab.training import Training, save_checkpoint, train
+from alignlab.training import Recipe, Training, save_checkpoint, train
 
 N, BATCH, EPOCHS, RATE, MOMENTUM, ORDER = 50, 16, 3, 0.05, 0.9, 7
 
@@ -53,8 +53,11 @@ def images() -> tuple[Tensor, Tensor]:
 
 def trained(rule: Any, **options: Any) -> tuple[nn.Sequential, Training]:
     model, (x, y) = network(), samples()
-    settings = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "seed": ORDER}
-    return model, train(model, F.cross_entropy, x=x, y=y, rule=rule, **(settings | options))
+    progress = {"progress": options.pop("progress")} if "progress" in options else {}
+    settings = {"epochs": EPOCHS, "batch_size": BATCH, "order_seed": ORDER}
+    step = {"lr": RATE, "momentum": MOMENTUM}
+    recipe = Recipe(**(settings | {"optimizer_options": step} | options))
+    return model, train(model, F.cross_entropy, x=x, y=y, rule=rule, recipe=recipe, **progress)
 
 
 def batches(n: int = N) -> list[Tensor]:
@@ -168,8 +171,8 @@ def test_training_by_backpropagation_is_sgd_of_torch() -> None:
     torch.manual_seed(11)
     model, plain = convolutional(), convolutional()
     x, y = images()
-    torch.manual_seed(12)
-    done = train(model, F.cross_entropy, x=x, y=y, rule=BP(), epochs=EPOCHS, batch_size=16, seed=7)
+    recipe = Recipe(epochs=EPOCHS, batch_size=16, order_seed=7, dropout_seed=12)
+    done = train(model, F.cross_entropy, x=x, y=y, rule=BP(), recipe=recipe)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
     torch.manual_seed(12)
     plain.train()
@@ -185,9 +188,9 @@ def test_training_by_backpropagation_is_sgd_of_torch() -> None:
 def test_direct_feedback_reaches_norms_and_convolutions_as_a_hand_made_vjp_does() -> None:
     model, (x, y) = convolutional(), images()
     plain = copy.deepcopy(model).train()
-    settings = {"epochs": 1, "batch_size": 24, "learning_rate": 0.1, "momentum": 0.0, "seed": 7}
-    torch.manual_seed(12)
-    done = train(model, F.cross_entropy, x=x, y=y, rule=DFA(seed=2), **settings)
+    seeds = {"order_seed": 7, "dropout_seed": 12}
+    recipe = Recipe(epochs=1, batch_size=24, optimizer_options={"lr": 0.1}, **seeds)
+    done = train(model, F.cross_entropy, x=x, y=y, rule=DFA(seed=2), recipe=recipe)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(7))
     torch.manual_seed(12)
     entry = plain[:6](x[order])
@@ -207,13 +210,13 @@ def test_equal_seeds_give_bit_identical_models(rule: Any) -> None:
     states = []
     for _ in range(2):
         model, (x, y) = convolutional(), images()
-        torch.manual_seed(9)
-        train(model, F.cross_entropy, x=x, y=y, rule=rule, epochs=2, batch_size=8, seed=3)
+        recipe = Recipe(epochs=2, batch_size=8, order_seed=3)
+        train(model, F.cross_entropy, x=x, y=y, rule=rule, recipe=recipe)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("other", [{"rule": DFA(seed=2)}, {"seed": 8}])
+@pytest.mark.parametrize("other", [{"rule": DFA(seed=2)}, {"order_seed": 8}])
 def test_another_seed_gives_another_model(other: dict[str, Any]) -> None:
     model, _ = trained(DFA(seed=1))
     changed, _ = trained(**({"rule": DFA(seed=1)} | other))
@@ -231,7 +234,8 @@ def test_the_seed_of_the_feedback_does_not_depend_on_the_global_generator() -> N
 @pytest.mark.parametrize("rule", [BP(), DFA(), FA()], ids=lambda r: r.name)
 def test_batch_statistics_are_counted_once_a_step(rule: Any) -> None:
     model, (x, y) = convolutional(), images()
-    train(model, F.cross_entropy, x=x, y=y, rule=rule, epochs=2, batch_size=8)
+    recipe = Recipe(epochs=2, batch_size=8)
+    train(model, F.cross_entropy, x=x, y=y, rule=rule, recipe=recipe)
     assert int(model[1].num_batches_tracked) == 6
 
 
@@ -252,7 +256,7 @@ def test_a_frozen_name_that_the_model_lacks_is_refused() -> None:
 def test_parameters_without_gradient_stay(rule: Any) -> None:
     model, (x, y) = network(), samples()
     model[2].weight.requires_grad_(requires_grad=False)
-    train(model, F.cross_entropy, x=x, y=y, rule=rule, epochs=1)
+    train(model, F.cross_entropy, x=x, y=y, rule=rule, recipe=Recipe(epochs=1))
     start = network()
     assert torch.equal(model[2].weight, start[2].weight)
     assert not torch.equal(model[0].weight, start[0].weight)
@@ -269,7 +273,7 @@ class Unused(nn.Sequential):
 @pytest.mark.parametrize("rule", [BP(), DFA(), FA()], ids=lambda r: r.name)
 def test_a_parameter_that_nothing_depends_on_stays(rule: Any) -> None:
     model, (x, y) = Unused(), samples()
-    train(model, F.cross_entropy, x=x, y=y, rule=rule, epochs=1)
+    train(model, F.cross_entropy, x=x, y=y, rule=rule, recipe=Recipe(epochs=1))
     assert torch.equal(model.spare, torch.ones(3))
 
 
@@ -284,8 +288,8 @@ def test_the_loss_falls_and_is_the_mean_over_the_samples_of_an_epoch(rule: Any) 
 
 
 def test_a_loss_that_is_not_finite_says_what_to_do() -> None:
-    with pytest.raises(InputError, match=r"The loss is (nan|inf) in epoch 1; lower learning_rate"):
-        trained(BP(), learning_rate=1e200)
+    with pytest.raises(InputError, match=r"The loss is (nan|inf) in epoch 1; lower the learning"):
+        trained(BP(), optimizer_options={"lr": 1e200})
 
 
 def test_progress_is_told_once_an_epoch() -> None:
@@ -346,9 +350,8 @@ def test_feedback_of_every_form_is_saved_as_plain_values_and_found_again(
     tmp_path: Path, rule: DFA, form: type
 ) -> None:
     model, (x, y) = Tokens(), samples()
-    training = train(
-        model, F.cross_entropy, x=x, y=torch.stack([y, y], 1), rule=rule, epochs=2, batch_size=16
-    )
+    recipe, pairs = Recipe(epochs=2, batch_size=16), torch.stack([y, y], 1)
+    training = train(model, F.cross_entropy, x=x, y=pairs, rule=rule, recipe=recipe)
     start = Tokens()
     assert not torch.equal(model.a.weight, start.a.weight)
     path = save_checkpoint(tmp_path / "a.pt", model, training)
@@ -366,7 +369,8 @@ def test_a_seed_takes_no_room_in_a_checkpoint_and_a_shared_factor_is_one(tmp_pat
     for rule in (DFA(), DFA(storage="seeded"), DFA(rank=2)):
         layers = [nn.Linear(6, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 4)]
         model, (x, y) = nn.Sequential(*layers, nn.Linear(4, 9000)), samples()
-        training = train(model, F.cross_entropy, x=x.float(), y=y, rule=rule, epochs=1)
+        recipe = Recipe(epochs=1)
+        training = train(model, F.cross_entropy, x=x.float(), y=y, rule=rule, recipe=recipe)
         bare = save_checkpoint(tmp_path / "bare.pt", model, training, feedback=False)
         full = save_checkpoint(tmp_path / "full.pt", model, training)
         sizes[rule.label] = full.stat().st_size - bare.stat().st_size

@@ -160,11 +160,16 @@ def _command(opened: Checkpoint, key: str) -> str:
     model = known.get("model_spec") or known.get("model") or "FILE.py:FACTORY"
     rule = known.get("rule") or (rules[0] if rules else "dfa")
     rule = "dfa" if rule == "bp" else rule
-    data = str(known.get("data") or "DATA").partition("[")[0]
+    given = known.get("model_arguments")
+    arguments = "".join(
+        f" --model-arg {shlex.quote(f'{name}={value}')}"
+        for name, value in (given.items() if isinstance(given, Mapping) else ())
+    )
+    data = known.get("data_spec") or str(known.get("data") or "DATA").partition("[")[0]
     chosen = f" --key {shlex.quote(key)}" if key else ""
     return (
-        f"alignlab analyze checkpoint {shlex.quote(opened.path.name)}{chosen} --model {model} "
-        f"--data {data} --rule {rule} -o run.nc"
+        f"alignlab analyze checkpoint {shlex.quote(opened.path.name)}{chosen} --model {model}"
+        f"{arguments} --data {data} --rule {rule} -o run.nc"
     )
 
 

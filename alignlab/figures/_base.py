@@ -39,6 +39,7 @@ class Figure:
         plot: From that table to the drawing.
         hint: When a recording has what the figure needs.
         place: Where it stands in a report, the lowest number first.
+        along_steps: Whether ``rows`` is given all steps in place of the last.
     """
 
     name: str
@@ -49,9 +50,10 @@ class Figure:
     plot: Callable[[pd.DataFrame], matplotlib.figure.Figure]
     hint: str = ""
     place: int = 100
+    along_steps: bool = False
 
     def table(self, ds: xr.Dataset) -> pd.DataFrame:
-        """Return the numbers that the figure shows, at the recording's last step.
+        """Return the numbers that the figure shows: at the last step, or along all steps.
 
         Raises:
             MissingError: The recording lacks a variable that the figure needs.
@@ -60,7 +62,8 @@ class Figure:
         if lacking:
             message = f"The figure {self.name} needs {', '.join(lacking)}, not in the recording."
             raise MissingError(message)
-        table = self.rows(observed(ds.isel(step=-1) if "step" in ds.dims else ds))
+        is_last = "step" in ds.dims and not self.along_steps
+        table = self.rows(observed(ds.isel(step=-1) if is_last else ds))
         if "rule" in ds.coords:
             # A rule keeps its colour in figures that show only some of the rules.
             table.attrs["rules"] = [str(rule) for rule in ds["rule"].values]

@@ -1,7 +1,12 @@
 """The reference trainer: any rule, on any model that can be measured."""
 
-from alignlab.training._checkpoint import Training, save_checkpoint
-from alignlab.training._loop import Moment, train
-from alignlab.training._recipe import Recipe
+from __future__ import annotations
 
-__all__ = ["Moment", "Recipe", "Training", "save_checkpoint", "train"]
+from alignlab.training._checkpoint import Training, save_checkpoint
+from alignlab.training._loop import train
+from alignlab.training._plan import Plan
+from alignlab.training._recipe import Recipe
+from alignlab.training._run import train_into
+from alignlab.training._steps import Moment
+
+__all__ = ["Moment", "Plan", "Recipe", "Training", "save_checkpoint", "train", "train_into"]

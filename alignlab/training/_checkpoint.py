@@ -29,6 +29,8 @@ class Training:
         losses: Mean training loss of every epoch.
         options: Everything else that is needed to train the same model again.
         history: What was watched, in the order of the steps; each with ``step`` and ``epoch``.
+        held_losses: Mean loss on held-out data after every epoch; empty where there are none.
+        held_accuracies: Accuracy there; NaN where the targets are no classes.
     """
 
     rule: Rule
@@ -36,6 +38,8 @@ class Training:
     losses: tuple[float, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
+    held_losses: tuple[float, ...] = ()
+    held_accuracies: tuple[float, ...] = ()
 
 
 def save_checkpoint(
@@ -44,7 +48,7 @@ def save_checkpoint(
     training: Training,
     *,
     feedback: bool = True,
-    **metadata: str | float,
+    **metadata: Any,
 ) -> Path:
     """Write weights, feedback and what is needed to train the same model again.
 
@@ -54,7 +58,7 @@ def save_checkpoint(
         training: What ``train`` returned.
         feedback: Whether the feedback itself is stored; its hash is in any case, so that a
             replay from the seed can be proven.
-        **metadata: Further plain values.
+        **metadata: Further plain values, and lists and dicts of them.
 
     Returns:
         The path.

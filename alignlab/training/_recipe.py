@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +13,10 @@ from alignlab.errors import InputError, MissingError
 
 __all__ = ["Recipe"]
 
-_SGD: Mapping[str, Any] = MappingProxyType({"lr": 0.1, "momentum": 0.9})
+PRECISIONS = ("float32", "bfloat16")
+NEEDS_MORE = ("lbfgs", "sparseadam")
+"""Optimizers that need a closure, or gradients of another form."""
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class Recipe:
         batch_size: Samples a step; the last batch of an epoch may be smaller.
         drop_last: Leave such a batch out.
         optimizer: Name of a class of ``torch.optim``, in any case: ``sgd``, ``adam``, ...
-        optimizer_options: Its arguments; torch's own defaults for what is not given.
+        optimizer_options: Its arguments; torch's own defaults for what is not given. None for
+            ``lr=0.1, momentum=0.9`` of ``sgd``, and for torch's own of any other.
         schedule: Name of a class of ``torch.optim.lr_scheduler``, stepped once an epoch; empty
             for none.
         schedule_options: Its arguments.
@@ -34,41 +37,76 @@ class Recipe:
             with C classes a share of ``label_noise * (1 - 1/C)`` is wrong.
         precision: ``float32`` for the model's own, or ``bfloat16`` for autocast.
         stop_loss: Training ends after an epoch whose mean loss is at most this; None for never.
+        patience: Training ends when the loss on held-out data has not fallen below its least
+            for so many epochs; None for never. The weights are those of the last epoch.
         frozen: Names of parameters that stay as they are, for controls.
         order_seed: Of the order of the data.
         noise_seed: Of the label noise.
         dropout_seed: Of all else that is drawn in a step, such as dropout.
+
+    Raises:
+        InputError: A value that is none of these.
+
+    Example:
+        >>> Recipe(epochs=5, optimizer="adam", optimizer_options={"lr": 0.001}).options()["epochs"]
+        5
     """
 
     epochs: int
     batch_size: int = 64
     drop_last: bool = False
     optimizer: str = "sgd"
-    optimizer_options: Mapping[str, Any] = field(default_factory=lambda: dict(_SGD))
+    optimizer_options: Mapping[str, Any] | None = None
     schedule: str = ""
     schedule_options: Mapping[str, Any] = field(default_factory=dict)
     label_noise: float = 0.0
     precision: str = "float32"
     stop_loss: float | None = None
+    patience: int | None = None
     frozen: tuple[str, ...] = ()
     order_seed: int = 0
     noise_seed: int = 0
     dropout_seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what no training can be made of."""
+        wrong = ""
+        if self.epochs < 0:
+            wrong = f"A training of {self.epochs} epochs is none; give 0 or more."
+        elif self.batch_size < 1:
+            wrong = f"A batch of {self.batch_size} samples is none; give at least 1."
+        elif self.patience is not None and self.patience < 1:
+            wrong = f"A patience of {self.patience} epochs is none; give at least 1."
+        elif not 0.0 <= self.label_noise <= 1.0:
+            wrong = f"A share of {self.label_noise} of the targets is none; give 0 to 1."
+        elif self.precision not in PRECISIONS:
+            wrong = f"There is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}."
+        if wrong:
+            raise InputError(wrong)
+        _require_plain(self._optimizer_options(), "optimizer")
+        _require_plain(self.schedule_options, "schedule")
+
     def options(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        found = asdict(self)
-        return found | {"frozen": list(self.frozen)}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return found | {
+            "optimizer_options": self._optimizer_options(),
+            "schedule_options": dict(self.schedule_options),
+            "frozen": list(self.frozen),
+        }
 
     def optimizer_of(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """Return the optimizer.
 
         Raises:
-            MissingError: torch has none of that name.
+            MissingError: torch has none of that name, or it needs more than gradients.
             InputError: It does not take these arguments.
         """
-        kind = _named(torch.optim, self.optimizer, torch.optim.Optimizer, "optimizer")
-        return _made(kind, self.optimizer, list(parameters), self.optimizer_options)
+        kinds = _kinds(torch.optim, torch.optim.Optimizer)
+        known = {name: kind for name, kind in kinds.items() if name not in NEEDS_MORE}
+        kind = _named(known, self.optimizer, "optimizer")
+        made = _made(kind, self.optimizer, list(parameters), self._optimizer_options())
+        return cast("torch.optim.Optimizer", made)
 
     def schedule_of(
         self, optimizer: torch.optim.Optimizer
@@ -81,21 +119,19 @@ class Recipe:
         """
         if not self.schedule:
             return None
-        base = torch.optim.lr_scheduler.LRScheduler
-        kind = _named(torch.optim.lr_scheduler, self.schedule, base, "schedule")
-        return _made(kind, self.schedule, optimizer, self.schedule_options)
+        kinds = _kinds(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)
+        kind = _named(kinds, self.schedule, "schedule")
+        made = _made(kind, self.schedule, optimizer, self.schedule_options)
+        return cast("torch.optim.lr_scheduler.LRScheduler", made)
 
     def targets(self, y: Tensor) -> Tensor:
         """Return the targets with their label noise.
 
         Raises:
-            InputError: There are no classes to draw from, or the share is none.
+            InputError: There are no classes to draw from.
         """
         if self.label_noise == 0.0:
             return y
-        if not 0.0 <= self.label_noise <= 1.0:
-            msg = f"A share of {self.label_noise} of the targets is none; give 0 to 1."
-            raise InputError(msg)
         if y.is_floating_point() or y.dim() != 1:
             msg = "Label noise needs one class a sample; these targets are no classes."
             raise InputError(msg)
@@ -104,25 +140,45 @@ class Recipe:
         drawn = torch.randint(int(y.max()) + 1, (len(y),), generator=stream)
         return torch.where(is_drawn.to(y.device), drawn.to(y), y)
 
+    def _optimizer_options(self) -> dict[str, Any]:
+        if self.optimizer_options is not None:
+            return dict(self.optimizer_options)
+        return {"lr": 0.1, "momentum": 0.9} if self.optimizer.lower() == "sgd" else {}
 
-def _named(module: Any, name: str, base: type, what: str) -> Any:
-    """Return the class of a module that is called so, in any case."""
-    found = {
-        each.lower(): getattr(module, each)
-        for each in dir(module)
-        if isinstance(getattr(module, each), type)
-        and issubclass(getattr(module, each), base)
-        and getattr(module, each) is not base
+
+def _require_plain(options: Mapping[str, Any], what: str) -> None:
+    """Refuse arguments that a checkpoint cannot hold."""
+    for name, value in options.items():
+        parts = value if isinstance(value, list | tuple) else (value,)
+        if not all(isinstance(part, _PLAIN) for part in parts):
+            msg = (
+                f"The {what} is given {name}={value!r}; its arguments are numbers, words and "
+                "lists of them, so that a checkpoint can hold them."
+            )
+            raise InputError(msg)
+
+
+def _kinds(module: Any, base: type) -> dict[str, Any]:
+    """Return the classes of a module below a base, by their names in small letters."""
+    every = ((each, getattr(module, each)) for each in dir(module) if not each.startswith("_"))
+    return {
+        name.lower(): kind
+        for name, kind in every
+        if isinstance(kind, type) and issubclass(kind, base) and kind is not base
     }
-    if name.lower() not in found:
-        msg = f"There is no {what} {name!r}; torch has {', '.join(sorted(found))}."
+
+
+def _named(kinds: Mapping[str, Any], name: str, what: str) -> Any:
+    if name.lower() not in kinds:
+        msg = f"There is no {what} {name!r}; torch has {', '.join(sorted(kinds))}."
         raise MissingError(msg)
-    return found[name.lower()]
+    return kinds[name.lower()]
 
 
 def _made(kind: Any, name: str, first: Any, options: Mapping[str, Any]) -> Any:
     try:
         return kind(first, **options)
-    except (TypeError, ValueError) as error:
-        msg = f"{name} does not take {dict(options)}: {error}."
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no arguments"
+        msg = f"{name} does not take {given}: {' '.join(str(error).split())}."
         raise InputError(msg) from error

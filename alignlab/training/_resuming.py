@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alignlab.errors import InputError
-from alignlab.learner import Learner
-from alignlab.training._recipe import Recipe
+from alignlab.training._random import put_back, random_states
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "Part", "identity"]
+
+SHARE = 0.02
+"""Share of the time that may go into keeping."""
+
+
+class Part(Protocol):
+    """What has a state to be kept: a model, an optimizer, a schedule, a learner."""
+
+    def state_dict(self) -> Any:
+        """Return all that is needed to go on."""
+
+    def load_state_dict(self, held: Any, /) -> Any:
+        """Go on from it."""
+
+
+def identity(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:
+    """Return hashes of the initial weights and of the data, by what they are of."""
+    weights = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
+    return {"initial weights": _hash(*weights), "data": _hash(x, y)}
 
 
 class Keeper:
-    """Keeps a training in a file between two epochs, and finds it again."""
+    """Keeps a training in a file between two epochs, and finds it again.
+
+    Args:
+        path: The file; None to keep nothing.
+        parts: What has a state, by name.
+        device: Where the training draws.
+        same: What must be the same in the training that goes on, as plain values.
+    """
 
     def __init__(
         self,
         path: str | Path | None,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler | None,
-        learner: Learner,
-        recipe: Recipe,
-        seconds: float,
+        parts: Mapping[str, Part],
+        *,
+        device: torch.device,
+        same: Mapping[str, Any],
     ) -> None:
-        """Keep nothing where there is no path, and otherwise no more often than so."""
+        """Look at nothing yet."""
         self._path = None if path is None else Path(path)
-        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "learner": learner}
-        if schedule is not None:
-            self._parts["schedule"] = schedule
-        self._recipe = recipe
-        self._seconds = seconds
-        self._last = time.monotonic()
+        self._parts = parts
+        self._device = device
+        self._same = same
+        self._due = 0.0
 
-    def found(
-        self, order: torch.Generator
-    ) -> tuple[int, list[float], list[Mapping[str, Any]]] | None:
-        """Load what was kept into model, optimizer, schedule, learner and random states.
-
-        Args:
-            order: Source of the order of the data.
+    def found(self) -> dict[str, Any] | None:
+        """Load what was kept into all parts and the random states.
 
         Returns:
-            Steps, losses and history; None where nothing was kept.
+            The plain values that were kept; None where nothing was.
 
         Raises:
             InputError: It cannot be read, or is that of another training.
@@ -57,49 +75,67 @@ class Keeper:
             return None
         try:
             held = torch.load(self._path, map_location="cpu", weights_only=True)
-            recipe = held["recipe"]
-        except (OSError, RuntimeError, KeyError, EOFError, ValueError) as error:
-            msg = f"{self._path} is no training that was kept: {error}. Remove it to start anew."
+            same, parts, values = held["same"], held["parts"], held["values"]
+            random = held["random"]
+        except (
+            *(OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError),
+            pickle.UnpicklingError,
+        ) as error:
+            what = str(error).partition("\n")[0]
+            msg = f"{self._path} is no training that was kept: {what}. Remove it to start anew."
             raise InputError(msg) from error
-        own = self._recipe.options()
-        other = [name for name in own if recipe.get(name) != own[name]]
-        if other:
-            msg = (
-                f"{self._path} is kept of a training with {other[0]} {recipe.get(other[0])!r}, "
-                f"this one has {own[other[0]]!r}; give another file, or remove it to start anew."
-            )
+        self._require_same(same)
+        if len(random) != len(random_states(self._device)):
+            msg = f"{self._path} was kept on another kind of device; remove it to start anew."
             raise InputError(msg)
         for name, part in self._parts.items():
-            part.load_state_dict(held[name])
-        order.set_state(held["order"])
-        torch.set_rng_state(held["random"])
-        if "random_cuda" in held:
-            torch.cuda.set_rng_state(held["random_cuda"])
-        return int(held["step"]), list(held["losses"]), list(held["history"])
+            part.load_state_dict(parts[name])
+        put_back(random, self._device)
+        return dict(values)
 
-    def keep(
-        self,
-        step: int,
-        losses: Sequence[float],
-        history: Sequence[Mapping[str, Any]],
-        order: torch.Generator,
-    ) -> None:
-        """Write everything to the file, if the last time is long enough ago."""
-        if self._path is None or time.monotonic() - self._last < self._seconds:
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Write everything to the file, unless the last time was too short ago."""
+        start = time.monotonic()
+        if self._path is None or start < self._due:
             return
-        held: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
-        held |= {"step": step, "losses": list(losses), "history": list(history)}
-        held |= {"order": order.get_state(), "random": torch.get_rng_state()}
-        if torch.cuda.is_initialized():
-            held["random_cuda"] = torch.cuda.get_rng_state()
-        held["recipe"] = self._recipe.options()
+        held = {
+            "same": dict(self._same),
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            "random": random_states(self._device),
+            "values": dict(values),
+        }
         self._path.parent.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_name(f".{self._path.name}.part")
         torch.save(held, draft)
         draft.replace(self._path)
-        self._last = time.monotonic()
+        now = time.monotonic()
+        self._due = now + (now - start) / SHARE
 
     def remove(self) -> None:
         """Remove the file: the training has ended."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+    def _require_same(self, same: Mapping[str, Any]) -> None:
+        other = [name for name, value in self._same.items() if same.get(name) != value]
+        if not other:
+            return
+        name = other[0]
+        if isinstance(self._same[name], str) and len(self._same[name]) == 64:
+            what = f"other {name}"
+        else:
+            what = f"{name} {same.get(name)!r}, and this one has {self._same[name]!r}"
+        msg = (
+            f"{self._path} is kept of a training with {what}; keep this one elsewhere, or remove "
+            "the file to start anew."
+        )
+        raise InputError(msg)
+
+
+def _hash(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("demo", "Analyse the packaged checkpoints and write a report."),
     "inspect": ("inspect", "Show what a checkpoint holds and what to pass to analyze."),
     "analyze": ("analyze", "Measure how good a rule's gradients are on a checkpoint."),
+    "train": ("train", "Train a model by a rule, with a probe along the way."),
     "report": ("report", "Write a recording as one self-contained page."),
     "export": ("export", "Write a recording's figures or tables as files."),
     "reproduce": ("reproduce", "Measure the claims of the works behind alignlab anew."),

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from alignlab.errors import MeasurementError
-from alignlab.learner import Learner
+from alignlab.errors import DivergedError, MeasurementError
+from alignlab.schedules import at
 from alignlab.specs import parse_rule
+from alignlab.training import Recipe, train
 from tests.accuracy.networks import LOSSES, NETWORKS, Split
 
 __all__ = ["BATCH", "EPOCHS", "FROZEN", "OPTIMIZERS", "Outcome", "trained"]
 
 EPOCHS = {"digits": 25, "mnist": 8}
 BATCH = 50
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "SGD": partial(torch.optim.SGD, momentum=0.9),
-    "Adam": torch.optim.AdamW,
+OPTIMIZERS: dict[str, tuple[str, dict[str, float]]] = {
+    "SGD": ("sgd", {"momentum": 0.9}),
+    "Adam": ("adamw", {}),
 }
 FROZEN = "frozen body"
 """Only the readout learns, by its true gradient."""
@@ -68,28 +67,34 @@ def trained(
     """
     torch.manual_seed(seed)
     model = NETWORKS[network](split.x.shape[-1])
-    named = dict(model.named_parameters())
-    readout = list(named)[-2:]
-    learning = [p for name, p in named.items() if rule != FROZEN or name in readout]
-    stepper = OPTIMIZERS[optimizer](learning, lr=rate, weight_decay=weight_decay)
-    chosen = parse_rule("bp" if rule == FROZEN else _seeded(rule, seed))
-    learner = Learner(model, LOSSES.get(network, functional.cross_entropy), chosen)
-    order = torch.Generator().manual_seed(seed)
-    loss = math.inf
-    for _ in range(epochs):
-        total = 0.0
-        for part in torch.randperm(len(split.x), generator=order).split(BATCH):
-            model.zero_grad()
-            try:
-                value = float(learner.backward(split.x[part], split.y[part]))
-            except MeasurementError as error:
-                if total == 0.0:
-                    return Outcome(refused=str(error))
-                return Outcome()
-            stepper.step()
-            total += value * len(part)
-        loss = total / len(split.x)
-    return Outcome(loss, _accuracy(model, split)) if math.isfinite(loss) else Outcome()
+    readout = [name for name, _ in model.named_parameters()][-2:]
+    body = [name for name, _ in model.named_parameters() if name not in readout]
+    name, fixed = OPTIMIZERS[optimizer]
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=BATCH,
+        optimizer=name,
+        optimizer_options=fixed | {"lr": rate, "weight_decay": weight_decay},
+        frozen=tuple(body) if rule == FROZEN else (),
+        order_seed=seed,
+    )
+    passed: list[int] = []
+    try:
+        done = train(
+            model,
+            LOSSES.get(network, functional.cross_entropy),
+            x=split.x,
+            y=split.y,
+            rule=parse_rule("bp" if rule == FROZEN else _seeded(rule, seed)),
+            recipe=recipe,
+            watch=lambda moment: passed.append(moment.step) or {},
+            when=at(1),
+        )
+    except DivergedError:
+        return Outcome()
+    except MeasurementError as error:
+        return Outcome() if passed else Outcome(refused=str(error))
+    return Outcome(done.losses[-1], _accuracy(model, split))
 
 
 def _seeded(rule: str, seed: int) -> str:

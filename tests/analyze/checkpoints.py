@@ -13,7 +13,7 @@ from alignlab import datasets
 from alignlab.analyze import Analysis, analyze_checkpoint
 from alignlab.rules import Rule
 from alignlab.specs import build_loss, build_model
-from alignlab.training import Training, save_checkpoint, train
+from alignlab.training import Recipe, Training, save_checkpoint, train
 
 SPEC = "alignlab:mlp"
 ARGUMENTS: dict[str, Any] = {"in_features": 64, "widths": (24, 16)}
@@ -26,7 +26,8 @@ def trained(rule: Rule, epochs: int = 10) -> tuple[nn.Module, Training]:
     torch.manual_seed(0)
     model = build_model(SPEC, ARGUMENTS)
     loss = build_loss("cross-entropy")
-    done = train(model, loss, x=data.x, y=data.y, rule=rule, epochs=epochs, learning_rate=0.05)
+    recipe = Recipe(epochs=epochs, optimizer_options={"lr": 0.05, "momentum": 0.9})
+    done = train(model, loss, x=data.x, y=data.y, rule=rule, recipe=recipe)
     return model, done
 
 

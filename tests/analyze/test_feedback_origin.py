@@ -17,7 +17,7 @@ from alignlab.diagnosis import CLOSING, answer
 from alignlab.errors import CheckpointError, InputError, MissingError
 from alignlab.rules import BP, BRSF, DFA, FA, FRSF
 from alignlab.specs import build_loss, build_model, parse_rule
-from alignlab.training import save_checkpoint, train
+from alignlab.training import Recipe, save_checkpoint, train
 from alignlab_cli.main import alignlab
 from tests.analyze.checkpoints import ARGUMENTS, SPEC, analyse, trained, without, written
 
@@ -74,9 +74,9 @@ def test_every_option_survives_training_storage_and_replay(tmp_path: Path, text:
     data = datasets.load("digits", split="train", samples=100)
     torch.manual_seed(0)
     model = build_model("alignlab:resnet20", BLOCKS)
-    options: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-4}
+    recipe = Recipe(epochs=1, optimizer_options={"lr": 1e-4, "momentum": 0.9})
     loss = build_loss("cross-entropy")
-    done = train(model, loss, x=data.x, y=data.y, rule=parse_rule(text), **options)
+    done = train(model, loss, x=data.x, y=data.y, rule=parse_rule(text), recipe=recipe)
     found = []
     for kept in (True, False):
         path = save_checkpoint(tmp_path / "model.pt", model, done, feedback=kept)

@@ -22,7 +22,7 @@ from alignlab.errors import AlignlabError, CheckpointError, InputError
 from alignlab.report import render
 from alignlab.rules import DFA, FA, FRSF, ReplacedWeightRule, Rule, State, Task, Updates
 from alignlab.specs import build_loss, build_model
-from alignlab.training import save_checkpoint, train
+from alignlab.training import Recipe, save_checkpoint, train
 from tests.analyze.checkpoints import ARGUMENTS, SPEC, analyse, batch, trained
 
 
@@ -193,7 +193,8 @@ def short(folder: Path, rule: Rule) -> Path:
     x, y = batch()
     torch.manual_seed(0)
     model = build_model(SPEC, ARGUMENTS)
-    done = train(model, build_loss("cross-entropy"), x=x, y=y, rule=rule, epochs=1, batch_size=50)
+    recipe = Recipe(epochs=1, batch_size=50)
+    done = train(model, build_loss("cross-entropy"), x=x, y=y, rule=rule, recipe=recipe)
     return save_checkpoint(folder / "own.pt", model, done)
 
 

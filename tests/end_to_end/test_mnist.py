@@ -17,7 +17,7 @@ from alignlab.diagnosis import CLOSING, answer
 from alignlab.report import render
 from alignlab.rules import DFA
 from alignlab.specs import build_loss, build_model
-from alignlab.training import save_checkpoint, train
+from alignlab.training import Recipe, save_checkpoint, train
 from tests.end_to_end.sentences import confirmed
 
 ROOT = Path(os.environ.get("ALIGNLAB_DATA") or "no-data-here")
@@ -70,9 +70,11 @@ def done(
         x=data.x,
         y=data.y,
         rule=DFA(seed=seed),
-        epochs=setting.epochs,
-        learning_rate=setting.learning_rate,
-        seed=seed,
+        recipe=Recipe(
+            epochs=setting.epochs,
+            optimizer_options={"lr": setting.learning_rate, "momentum": 0.9},
+            order_seed=seed,
+        ),
     )
     path = save_checkpoint(folder / "model.pt", model, training, data=data.name, init_seed=seed)
     analysis = analyze_checkpoint(

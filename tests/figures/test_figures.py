@@ -31,6 +31,13 @@ VARIANTS = {
     "deep, many rules": make_recording(layers=R20, rules=RULES),
     "markup in names": make_recording(layers=("<b>&", r"$\frac", "_x", "a$b$", "head")),
 }
+VARIANTS["several steps"] = xr.concat(
+    [make_recording(seed=step).assign_coords(step=[step]) for step in (0, 1, 10, 100)],
+    dim="step",
+    data_vars="minimal",
+    coords="minimal",
+    compat="override",
+)
 EVERY = figures.names()
 
 
@@ -58,13 +65,15 @@ def test_what_stays_undrawn_is_only_what_cannot_be_known() -> None:
         for variant, ds in VARIANTS.items()
     }
     convolutional = {"convolution-panel", "spatial-spectrum"}
+    steps = {"cosine-along-steps"}
     assert undrawn == {
-        "convolutions": set(),
-        "drawn": {"loss-change"},
-        "dense": convolutional,
-        "one hidden layer": convolutional,
-        "deep, many rules": set(),
-        "markup in names": set(),
+        "convolutions": steps,
+        "drawn": steps | {"loss-change"},
+        "dense": steps | convolutional,
+        "one hidden layer": steps | convolutional,
+        "deep, many rules": steps,
+        "markup in names": steps,
+        "several steps": set(),
     }
 
 
@@ -123,6 +132,22 @@ def test_the_lines_are_the_numbers_of_the_table(name: str, value: str) -> None:
     assert set(figure.table(ds)[value].dropna()) <= set(drawn)
 
 
+def test_cosines_along_steps_are_those_of_every_step_and_hidden_layer() -> None:
+    figure, ds = figures.load("cosine-along-steps"), VARIANTS["several steps"]
+    table = figure.table(ds)
+    assert sorted(table["step"].unique()) == [0, 1, 10, 100]
+    hidden = [str(layer) for layer in ds["layer"].values[~ds["is_output"].values]]
+    known = ds["cosine_error_signal"].sel(site="entry").notnull().any(["step", "rule"])
+    alive = [layer for layer in hidden if known.sel(layer=layer)]
+    assert list(table["layer"].unique()) == alive
+    for _, row in table.iterrows():
+        place = {name: row[name] for name in ("step", "layer", "rule")}
+        assert row["cosine_error_signal"] == ds["cosine_error_signal"].sel(**place, site="entry")
+    drawn = [line.get_ydata() for axis in figure.draw(ds).axes for line in axis.lines]
+    values = np.concatenate([np.asarray(line, dtype=float) for line in drawn])
+    assert set(table["cosine_error_signal"]) <= set(values)
+
+
 def test_the_table_holds_the_numbers_of_the_recording() -> None:
     ds = VARIANTS["convolutions"]
     for _, row in figures.load("cosine-by-layer").table(ds).iterrows():
@@ -132,7 +157,7 @@ def test_the_table_holds_the_numbers_of_the_recording() -> None:
 
 
 def test_exported_csv_equals_what_is_plotted(tmp_path: Path) -> None:
-    ds = VARIANTS["convolutions"]
+    ds = VARIANTS["several steps"]
     for name, paths in figures.export(ds, tmp_path):
         assert not isinstance(paths, str)
         assert [path.name for path in paths] == [f"{name}.svg", f"{name}.csv"]

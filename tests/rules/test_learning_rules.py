@@ -32,7 +32,7 @@ from alignlab.rules import (
     WeightMirror,
 )
 from alignlab.rules._task import Task
-from alignlab.training import save_checkpoint, train
+from alignlab.training import Recipe, save_checkpoint, train
 
 RULES = [KP(), WeightMirror(), LDFA(rank=3), PFA(), DKP(), EBD(), FDFA(), AlignProp()]
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -95,7 +95,8 @@ def test_a_learner_goes_on_from_its_state_to_the_same_bits(rule: Rule, maps: boo
 def test_a_checkpoint_holds_the_whole_state(rule: Rule, tmp_path: Path) -> None:
     x, y = batch()
     model = network(maps=True)
-    trained = train(model, F.cross_entropy, x=x, y=y, rule=rule, epochs=2, batch_size=20)
+    recipe = Recipe(epochs=2, batch_size=20)
+    trained = train(model, F.cross_entropy, x=x, y=y, rule=rule, recipe=recipe)
     path = save_checkpoint(tmp_path / "net.pt", model, trained)
     held = torch.load(path, weights_only=True)["alignlab"]
     back = {name: decoded(value) for name, value in held["feedback"].items()}

@@ -1,0 +1,200 @@
+"""The state of a training between two steps, and how it goes from one to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alignlab.engine.capture import Loss
+from alignlab.engine.forward import called
+from alignlab.errors import DivergedError, InputError, MeasurementError
+from alignlab.learner import Learner
+from alignlab.schedules import Schedule
+from alignlab.training._held import evaluated, is_out_of_patience
+from alignlab.training._random import undisturbed
+from alignlab.training._recipe import Recipe
+
+__all__ = ["Moment", "Steps"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A training between two steps.
+
+    Attributes:
+        model: In training mode; whatever is done to its weights and buffers here is seen by the
+            training.
+        learner: The rule with its present state; ``learner.measured()`` is for a probe.
+        step: How many steps were made.
+        epoch: How many passes over the data that is.
+        loss: Mean loss of the epoch so far, or of the last one; NaN before the first step.
+    """
+
+    model: nn.Module
+    learner: Learner
+    step: int
+    epoch: float
+    loss: float
+
+
+class Steps:
+    """A training on its way: what it has done, and what it does next."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        loss_function: Loss,
+        optimizer: torch.optim.Optimizer,
+        *,
+        recipe: Recipe,
+        watch: Callable[[Moment], Mapping[str, Any]] | None,
+        when: Schedule,
+    ) -> None:
+        """Stand before the first step."""
+        self.learner = learner
+        self.optimizer = optimizer
+        self.schedule = recipe.schedule_of(optimizer)
+        self.recipe = recipe
+        self.device = next(p.device for p in learner.model.parameters())
+        self.losses: list[float] = []
+        self.held_losses: list[float] = []
+        self.held_accuracies: list[float] = []
+        self.history: list[Mapping[str, Any]] = []
+        self._loss_function = loss_function
+        self._watch = watch
+        self._when = when
+        self._step = 0
+        self._order = torch.Generator().manual_seed(recipe.order_seed)
+
+    @property
+    def last_loss(self) -> float:
+        """Mean loss of the last epoch; NaN before the first has ended."""
+        return self.losses[-1] if self.losses else math.nan
+
+    def values(self) -> dict[str, Any]:
+        """Return what was done so far, as plain values and tensors."""
+        return {
+            "step": self._step,
+            "losses": list(self.losses),
+            "held_losses": list(self.held_losses),
+            "held_accuracies": list(self.held_accuracies),
+            "history": list(self.history),
+            "order": self._order.get_state(),
+        }
+
+    def go_on_from(self, values: Mapping[str, Any] | None) -> None:
+        """Take up what ``values`` returned; None is the beginning."""
+        if values is None:
+            return
+        self._step = int(values["step"])
+        self.losses = list(values["losses"])
+        self.held_losses = list(values["held_losses"])
+        self.held_accuracies = list(values["held_accuracies"])
+        self.history = list(values["history"])
+        self._order.set_state(values["order"])
+
+    def is_over(self) -> bool:
+        """Say whether all epochs are done, or the losses say that it is enough."""
+        if len(self.losses) >= self.recipe.epochs:
+            return True
+        stop = self.recipe.stop_loss
+        if stop is not None and self.losses and self.losses[-1] <= stop:
+            return True
+        return is_out_of_patience(self.held_losses, self.recipe.patience)
+
+    def epoch(self, x: Tensor, y: Tensor, held: tuple[Tensor, Tensor] | None) -> None:
+        """Take a step on every batch, see to the held-out data, and move the learning rate.
+
+        Raises:
+            DivergedError: The loss is not finite.
+        """
+        size = self.recipe.batch_size
+        batches = torch.randperm(len(x), generator=self._order).split(size)
+        if self.recipe.drop_last and len(batches) > 1 and len(batches[-1]) < size:
+            batches = batches[:-1]
+        total, seen = 0.0, 0
+        for number, chosen in enumerate(batches):
+            loss = total / seen if seen else self.last_loss
+            self.look(len(self.losses) + number / len(batches), loss)
+            total += self._stepped(x[chosen.to(x.device)], y[chosen.to(y.device)]) * len(chosen)
+            seen += len(chosen)
+        self.losses.append(total / seen)
+        if held is not None:
+            found = evaluated(self.learner.model, self._loss_function, *held)
+            self.held_losses.append(found[0])
+            self.held_accuracies.append(found[1])
+        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.schedule.step(self.losses[-1])
+        elif self.schedule is not None:
+            self.schedule.step()
+
+    def look(self, epoch: float, loss: float, *, last: bool = False) -> None:
+        """Watch, where that is due and was not done at this step."""
+        done = bool(self.history) and self.history[-1]["step"] == self._step
+        if self._watch is None or done or not (last or self._when(self._step)):
+            return
+        model = self.learner.model
+        with undisturbed(self.device):
+            found = self._watch(Moment(model, self.learner, self._step, epoch, loss))
+        model.train()
+        seen = {name: _plain(value, name) for name, value in found.items()}
+        self.history.append(seen | {"step": self._step, "epoch": epoch})
+
+    def _stepped(self, x: Tensor, y: Tensor) -> float:
+        """Take a step on a batch and return its loss."""
+        x, y = x.to(self.device), y.to(self.device)
+        self.learner.model.zero_grad()
+        with self._precision():
+            try:
+                loss = self.learner.backward(x, y).item()
+            except MeasurementError:
+                self._require_finite(self._loss_at(x, y))
+                raise
+        self._require_finite(loss)
+        self.optimizer.step()
+        self._step += 1
+        return loss
+
+    @torch.no_grad()
+    def _loss_at(self, x: Tensor, y: Tensor) -> float:
+        return float(self._loss_function(called(self.learner.model, x), y))
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            msg = (
+                f"The loss is {loss} in epoch {len(self.losses) + 1}; lower the learning rate (lr)."
+            )
+            raise DivergedError(msg)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.recipe.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """Return a watched value as one that a file can hold; numpy's become torch's and Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _plain(one, name) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one, name) for one in value]
+    if isinstance(value, bool | int | float | str | bytes | type(None)):
+        return value
+    msg = (
+        f"What was watched as {name!r} is {type(value).__name__}; return numbers, words, tensors "
+        "and lists or dicts of them, so that a file can hold them."
+    )
+    raise InputError(msg)

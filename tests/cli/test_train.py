@@ -1,0 +1,234 @@
+"""``alignlab train`` as a user runs it: what it leaves, what a kill costs, what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from alignlab import recording
+from alignlab_cli.main import alignlab
+from tests.test_layout import ROOT
+
+MLP = ("train", "alignlab:mlp", "--model-arg", "widths=(12,)", "--data", "digits")
+SMALL = ("--samples", "200", "--probe-samples", "40", "--draws", "32")
+RUN = (*MLP, *SMALL, "--rule", "dfa", "--epochs", "3", "--probe-per-decade", "2")
+NET = """
+from torch import nn
+def build(dropout=0.0):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Dropout(dropout), nn.Linear(9, 10)
+    )
+"""
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(alignlab, list(words), prog_name="alignlab")
+
+
+def done(*words: str) -> Result:
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*words: str) -> str:
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    text = result.stderr.strip()
+    assert "\n" not in text
+    return text
+
+
+def weights(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
+    return found["model"]
+
+
+def same_weights(one: str, other: str) -> bool:
+    left, right = weights(one), weights(other)
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_run_leaves_a_checkpoint_losses_and_a_recording_that_other_commands_read() -> None:
+    said = done(*RUN, "-o", "run").stdout.splitlines()
+    assert sorted(p.name for p in Path("run").iterdir()) == [
+        *("checkpoint.pt", "losses.csv", "recording.nc", "run.json")
+    ]
+    assert said[-1] == "run"
+    found = json.loads(Path("run/run.json").read_text())
+    rows = list(csv.DictReader(Path("run/losses.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["loss"]) == found["loss"]
+    assert float(rows[-1]["held_accuracy"]) == found["held_accuracy"]
+    told = recording.load("run/recording.nc")
+    assert told["step"].values.tolist() == [0, 1, 3, 10, 12]
+    assert told["rule"].values.tolist() == ["dfa", "usf"]
+    assert told["feedback_origin"].values.tolist() == ["training", "derived from weights"]
+    assert told["cosine_error_signal_null_sd"].sel(rule="dfa", layer="fc1").notnull().any()
+    assert told["loss"].isel(step=-1) < told["loss"].isel(step=0)
+    assert told.attrs["command"].startswith("alignlab train alignlab:mlp")
+    (analyze,) = (line for line in said if line.startswith("to analyse: "))
+    words = shlex.split(analyze.removeprefix("to analyse: "))
+    done(*words[1:], "--preset", "core", "--draws", "32", "--samples", "40", "-o", "end.nc")
+    end = recording.load("end.nc")
+    assert end["feedback_origin"].sel(rule="dfa") == "checkpoint"
+    hashes = [each["feedback_sha256"].sel(rule="dfa").item() for each in (told, end)]
+    assert hashes[0] == hashes[1] != ""
+    assert "--model-arg 'widths=[12]'" in done("inspect", "run/checkpoint.pt").stdout
+    done("report", "run/recording.nc")
+
+
+def test_json_says_what_the_run_says() -> None:
+    answer = json.loads(done(*RUN, "-o", "run", "--json").stdout)
+    assert answer == {"folder": "run", **json.loads(Path("run/run.json").read_text())}
+    assert (answer["finished"], answer["epochs"], answer["steps"]) == (True, 3, 12)
+
+
+def test_the_probe_changes_no_bit_and_can_be_left_out() -> None:
+    done(*RUN, "-o", "with", "--quiet")
+    done(*RUN, "--probe-per-decade", "0", "-o", "without", "--quiet")
+    assert same_weights("with", "without")
+    assert not Path("without/recording.nc").exists()
+
+
+def test_a_finished_run_is_replaced_by_force_alone() -> None:
+    done(*RUN, "-o", "run")
+    before = Path("run/checkpoint.pt").stat().st_mtime_ns
+    assert "finished" in refused(*RUN, "-o", "run")
+    assert Path("run/checkpoint.pt").stat().st_mtime_ns == before
+    done(*RUN, "-o", "run", "--epochs", "1", "--force")
+    assert json.loads(Path("run/run.json").read_text())["epochs"] == 1
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_when_it_is_run_again() -> None:
+    words = [*RUN, "--rule", "kp", "--epochs", "400", "--optimizer", "adam"]
+    words = [*words, "--model-arg", "activation=tanh", "--label-noise", "0.2", "--quiet"]
+    done(*words, "-o", "whole")
+    start = [sys.executable, "-m", "alignlab_cli", *words, "-o", "run"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
+    kills = 0
+    for _ in range(2):
+        process = subprocess.Popen(start, env=os.environ | {"PYTHONPATH": path})
+        before = _time_of("run/kept.pt")
+        while _time_of("run/kept.pt") == before and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2
+    assert not json.loads(Path("run/run.json").read_text())["finished"]
+    assert not Path("run/checkpoint.pt").exists()
+    assert "with epochs 400, and this one has 9" in refused(*words, "--epochs", "9", "-o", "run")
+    done(*words, "-o", "run")
+    one, other = (Path(name) / "checkpoint.pt" for name in ("whole", "run"))
+    assert one.read_bytes() == other.read_bytes()
+    for name in ("losses.csv", "run.json"):
+        assert (Path("whole") / name).read_text() == (Path("run") / name).read_text()
+    whole, gone_on = (recording.load(f"{name}/recording.nc") for name in ("whole", "run"))
+    assert whole.drop_attrs().identical(gone_on.drop_attrs())
+    assert sorted(p.name for p in Path("run").iterdir()) == [
+        *("checkpoint.pt", "losses.csv", "recording.nc", "run.json")
+    ]
+
+
+def _time_of(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("seed", "counts"),
+    [
+        ("--init-seed", ()),
+        ("--feedback-seed", ()),
+        ("--order-seed", ()),
+        ("--noise-seed", ("--label-noise", "0.5")),
+        ("--dropout-seed", ("--model-arg", "dropout=0.5")),
+    ],
+)
+def test_every_seed_counts_where_something_is_drawn_from_it(
+    seed: str, counts: tuple[str, ...]
+) -> None:
+    words = ("train", "net.py:build", "--data", "digits", *SMALL, "--rule", "dfa", "--epochs", "1")
+    words = (*words, "--probe-per-decade", "0", "--quiet")
+    for name, more in (("a", ()), ("b", (seed, "3")), ("c", (seed, "3"))):
+        done(*words, *counts, *more, "-o", name)
+    assert same_weights("b", "c")
+    assert not same_weights("a", "b")
+    if counts:
+        done(*words, "-o", "d")
+        done(*words, seed, "3", "-o", "e")
+        assert same_weights("d", "e")
+
+
+def test_a_run_by_optimizer_schedule_amp_and_early_ends() -> None:
+    words = [*RUN, "--optimizer", "Adam", "--optimizer-arg", "lr=0.01", "--amp", "--epochs", "30"]
+    words += ["--schedule", "StepLR", "--schedule-arg", "step_size=9", "--stop-loss", "2.0"]
+    words += ["--probe-per-decade", "0", "--frozen", "fc1.bias"]
+    found = json.loads(done(*words, "--json", "-o", "run").stdout)
+    assert found["epochs"] < 30
+    assert found["loss"] <= 2.0
+    assert found["plan"]["precision"] == "bfloat16"
+    words = [*MLP, *SMALL, "--epochs", "99", "--patience", "2", "--probe-per-decade", "0"]
+    found = json.loads(done(*words, "--optimizer-arg", "lr=1.0", "--json", "-o", "other").stdout)
+    assert found["epochs"] < 99
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--rule", "dfq"), "no 'dfq' among the rules"),
+        (("--rule", "applied"), "read from what another training leaves"),
+        (("--data", "digit"), "digit"),
+        (("--data", "npz:none.npz"), "none.npz"),
+        (("--optimizer", "sdg"), "no optimizer 'sdg'"),
+        (("--optimizer-arg", "momentun=0.9"), "momentun=0.9"),
+        (("--optimizer-arg", "lr"), "--optimizer-arg takes NAME=VALUE"),
+        (("--schedule", "step"), "no schedule 'step'"),
+        (("--schedule", "steplr"), "steplr does not take"),
+        (("--label-noise", "2"), "--label-noise"),
+        (("--feedback-seed", "1", "--rule", "bp"), "draws nothing from a seed"),
+        (("--loss", "mee"), "no loss 'mee'"),
+        (("--device", "cuda:9"), "--device 'cuda:9'"),
+        (("--diagnostic", "error-signl"), "no diagnostic 'error-signl'"),
+        (("--preset", "cor"), "no preset 'cor'"),
+        (("--held-split", "", "--patience", "2"), "held out"),
+        (("--frozen", "fc9.weight"), "no parameter 'fc9.weight'"),
+        (("--model-arg", "width=3"), "width"),
+        (("--draws", "5"), "5 redraws"),
+        (("--rule", "tbptt"), "tbptt"),
+        (("--optimizer-arg", "lr=1e38"), "lower the learning rate"),
+        (("-o", "net.py"), "net.py is a file"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(
+    words: tuple[str, ...], text: str
+) -> None:
+    assert text in refused(*RUN, "-o", "run", *words)
+    assert sorted(p.name for p in Path().iterdir()) == ["net.py"]
+
+
+def test_files_of_others_are_not_overwritten() -> None:
+    Path("run").mkdir()
+    Path("run/checkpoint.pt").write_text("mine")
+    assert "checkpoint.pt" in refused(*RUN, "-o", "run")
+    assert Path("run/checkpoint.pt").read_text() == "mine"
