@@ -26,7 +26,7 @@ __all__ = ["alignment", "errors", "mean_cosine", "mixed_alignment", "signals", "
 Mode = Literal["evaluation", "training"]
 
 
-def trained(  # noqa: PLR0913 - each is one property of a training
+def trained(
     network: nn.Module,
     rule: Rule,
     data: Images,

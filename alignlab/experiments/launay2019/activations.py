@@ -55,9 +55,7 @@ class Activations(Claim):
         seed, rate = int(case["seed"]), setting["rates"][case["rate"]]
         data = images(setting["data"], work.device)
         network = drawn(
-            lambda: dense(
-                data.inputs, setting["widths"], activation=str(case["activation"])
-            ),
+            lambda: dense(data.inputs, setting["widths"], activation=str(case["activation"])),
             seed=seed,
         ).to(work.device)
         feedback = rule(setting, seed=seed)

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
 from alignlab.experiments.launay2019._checking import at_layer, held, rises
-from alignlab.experiments.launay2019._drawing import against, legend
+from alignlab.experiments.launay2019._drawing import against
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
