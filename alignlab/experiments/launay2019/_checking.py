@@ -10,7 +10,7 @@ import xarray as xr
 from alignlab.experiments._base import Check, chosen
 from alignlab.experiments._statistics import interval_of_mean
 
-__all__ = ["at_layer", "held", "rises"]
+__all__ = ["at_layer", "held", "near", "rises"]
 
 
 def at_layer(results: xr.Dataset, layer: str, **coordinates: str | float) -> np.ndarray:
@@ -42,6 +42,11 @@ def held(
     return Check(
         what, mean, expected, bool(passes(mean)), stated, low, high, chance, int(np.size(values))
     )
+
+
+def near(target: float, tolerance: float) -> Callable[[float], bool]:
+    """Return what tells whether a mean is within a tolerance of a target."""
+    return lambda mean: abs(mean - target) <= tolerance
 
 
 def rises(what: str, values: np.ndarray, *, stated: str = "", chance: str = "") -> Check:

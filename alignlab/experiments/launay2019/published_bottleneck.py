@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments.launay2019._checking import at_layer, held
+from alignlab.experiments.launay2019._checking import at_layer, held, near
 from alignlab.experiments.launay2019._drawing import against, legend
 from alignlab.experiments.launay2019._mask import PublishedBottleneck
 from alignlab.experiments.launay2019._networks import dense, drawn
@@ -101,7 +101,7 @@ class PublishedBottleneckLaw(Claim):
                     f"cosine at h1 with {kept} of {full}, over that without mask",
                     at_layer(results, "h1", kept=kept) / whole,
                     expected=f"{share:.3f} within 0.03",
-                    passes=lambda mean, share=share: abs(mean - share) <= 0.03,
+                    passes=near(share, 0.03),
                     stated="ours earlier: .51, .25, .13 at 1/2, 1/4, 1/8 after 200 epochs",
                     chance="0",
                 )

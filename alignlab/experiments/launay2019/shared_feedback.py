@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments.launay2019._checking import at_layer, held
+from alignlab.experiments.launay2019._checking import at_layer, held, near
 from alignlab.experiments.launay2019._drawing import beside, by_layer
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
@@ -70,7 +70,7 @@ class SharedFeedback(Claim):
                     f"cosine at {layer}, shared less independent",
                     shared - own,
                     expected="within 0.06 of 0",
-                    passes=lambda mean: abs(mean) <= 0.06,
+                    passes=near(0.0, 0.06),
                     stated=f"ours earlier: {stated} after 200 epochs",
                     chance=f"cosines themselves 0, deviation {deviation:.3f}",
                 )
