@@ -69,7 +69,10 @@ def against(
         _line(axes, np.asarray(values, dtype=float), runs, colour=colour, label=str(layer))
         if band and "null_sd" in results:
             half = BAND * np.array([float(each["null_sd"].mean()) for each in at])
-            axes.fill_between(values, -half, half, color=colour, alpha=0.12, linewidth=0)
+            name = f"{layer}, chance 95%" if np.isfinite(half).all() else None
+            axes.fill_between(
+                values, -half, half, color=colour, alpha=0.12, linewidth=0, label=name
+            )
     axes.axhline(0.0, color="0.6", linewidth=0.8)
     axes.set_xscale("log", base=2)
     axes.set_xticks(values, [f"{value:g}" for value in values])

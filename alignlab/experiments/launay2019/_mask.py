@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from alignlab.engine.direct import projected
+from alignlab.experiments.launay2019._points import fed
 from alignlab.feedback import generator
 from alignlab.rules import DFA, State, Task, Updates
 
@@ -82,13 +82,8 @@ class PublishedBottleneck(MaskedDFA):
     def updates(self, task: Task, state: State, *, parameters: bool = True) -> Updates:
         """Send the error to every entry but the one below the masked layer."""
         capture = task.capture
-        feed = projected(task.error, state)
-        hidden = {layer.name: layer for layer in capture.layers if not layer.is_output}
-        signals = {
-            name: feed(layer, (capture.n_samples, *layer.entry_shape))
-            for name, layer in hidden.items()
-        }
-        masked = hidden[self.masked]
+        signals = fed(task, state)
+        masked = next(layer for layer in capture.layers if layer.name == self.masked)
         back = capture.to_preactivation(masked, signals[self.masked]) @ capture.weight_of(masked)
         signals[self.below] = back * self.of_shape("signal", back)
         found = capture.injected(signals, error=task.error, parameters=parameters)

@@ -94,7 +94,7 @@ class FeedbackNormalisation(Claim):
         """Draw cosines by layer, and the test error beside."""
         left, right = figure.subplots(1, 2, width_ratios=[2, 1])
         by_layer(left, results, key="feedback", values=list(_NORMALISATIONS))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
         beside(right, results, key="feedback", values=list(_NORMALISATIONS), name="test_error")
         right.set_ylabel("test error (%)")
 

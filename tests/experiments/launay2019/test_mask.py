@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from alignlab.engine.capture import Capture
 from alignlab.experiments.launay2019._mask import MaskedDFA, PublishedBottleneck, mask
 from alignlab.experiments.launay2019._networks import dense, drawn
+from alignlab.experiments.launay2019._points import PublishedHead
 from alignlab.experiments.launay2019._training import mean_cosine
-from alignlab.rules import DFA, Rule, Task, Updates
+from alignlab.rules import BP, DFA, Rule, Task, Updates
 
 N, IN, WIDTH = 20, 12, 24
 X = torch.randn(N, IN, generator=torch.Generator().manual_seed(5))
@@ -96,3 +97,13 @@ def test_two_masks_take_the_cosine_to_their_share() -> None:
         first = signal * ours.of_shape("signal", signal)
         second = ours.twin_signals({"fc1": other}, seed=2)["fc1"]
         assert mean_cosine(first, second) / whole == pytest.approx(keep, abs=0.01)
+
+
+def test_without_its_point_the_top_layer_learns_by_backpropagation_and_the_others_do_not() -> None:
+    found, _, true = yielded(PublishedHead(seed=1, shared=True, missing="fc3"))
+    plain, _, _ = yielded(DFA(seed=1, shared=True))
+    exact, _, _ = yielded(BP())
+    torch.testing.assert_close(found.parameters["fc3.weight"], exact.parameters["fc3.weight"])
+    assert torch.equal(found.entry["fc3"], true["fc3"])
+    for name in ("fc1.weight", "fc2.bias", "out.weight"):
+        assert torch.equal(found.parameters[name], plain.parameters[name]), name
