@@ -34,7 +34,7 @@ CIFAR: Mapping[str, Any] = MappingProxyType(
 """Sizes, epochs and rate of the work's code."""
 
 MEASURED = 128
-"""Samples of the test set, the first ones, on which the work's code measures alignment."""
+"""Test samples on which alignment is measured, as many as in the work's code; the first of ours."""
 
 _SCALES: Mapping[str, Mapping[str, Any]] = {
     "digits": {},

@@ -27,8 +27,8 @@ class BatchNorm(Claim):
     identity: ClassVar[str] = "L12"
     statement: ClassVar[str] = (
         "Batch norm is not free under direct feedback: also where both gradients share one mode "
-        "the two lower layers are less aligned with it. Their error is lower all the same, so that "
-        "the cosine alone does not tell what is learned."
+        "the two lower layers are less aligned with it. In our measure the test error is lower all "
+        "the same, so that the cosine alone does not tell what is learned."
     )
     provenance: ClassVar[Provenance] = "recalled"
     source: ClassVar[str] = "guideline 4; signs of our earlier measurement"
