@@ -16,7 +16,7 @@ __all__ = ["ACTIVATIONS", "Pooled", "dense", "drawn", "pooled"]
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
-    "leaky(.5)": partial(nn.LeakyReLU, 0.5),
+    "leaky-0.5": partial(nn.LeakyReLU, 0.5),
 }
 
 

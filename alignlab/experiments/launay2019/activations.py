@@ -67,12 +67,12 @@ class Activations(Claim):
         del setting
         rows = [
             (_SLOW, "h3", "tanh", "relu", ".42 - .22"),
-            (_SLOW, "h3", "tanh", "leaky(.5)", ".42 - .25"),
-            (_SLOW, "h3", "leaky(.5)", "relu", ".25 - .22"),
+            (_SLOW, "h3", "tanh", "leaky-0.5", ".42 - .25"),
+            (_SLOW, "h3", "leaky-0.5", "relu", ".25 - .22"),
             *((_QUICK, layer, "tanh", "relu", gap) for layer, gap in _QUICK_GAPS["relu"].items()),
             *(
-                (_QUICK, layer, "tanh", "leaky(.5)", gap)
-                for layer, gap in _QUICK_GAPS["leaky(.5)"].items()
+                (_QUICK, layer, "tanh", "leaky-0.5", gap)
+                for layer, gap in _QUICK_GAPS["leaky-0.5"].items()
             ),
         ]
         return [
@@ -100,5 +100,5 @@ class Activations(Claim):
 
 _QUICK_GAPS = {
     "relu": {"h1": ".49 - .02", "h2": ".59 - .02", "h3": ".63 - .01"},
-    "leaky(.5)": {"h1": ".49 - .02", "h2": ".59 - .02", "h3": ".63 - .02"},
+    "leaky-0.5": {"h1": ".49 - .02", "h2": ".59 - .02", "h3": ".63 - .02"},
 }

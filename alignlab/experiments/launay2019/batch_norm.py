@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchNorm"]
 
-_NORMS: Mapping[str, bool] = {"none": False, "behind activation": True}
+_NORMS: Mapping[str, bool] = {"none": False, "after-activation": True}
 
 
 class BatchNorm(Claim):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Convolutions"]
 
-_CORRECTED, _PUBLISHED, _DENSE = "convolutional", "convolutional, published points", "dense"
+_CORRECTED, _PUBLISHED, _DENSE = "cnn", "cnn-published", "dense"
 _KINDS = (_CORRECTED, _PUBLISHED, _DENSE)
 
 

@@ -22,9 +22,10 @@ __all__ = ["DropoutShare"]
 
 _SHARES: Mapping[str, tuple[float, float]] = {
     "none": (0.0, 0.0),
-    ".1, .1": (0.1, 0.1),
-    ".1, .5": (0.1, 0.5),
+    "0.1": (0.1, 0.1),
+    "0.5": (0.1, 0.5),
 }
+"""Of the inputs and of the units, by that of the units."""
 
 
 class DropoutShare(Claim):
@@ -66,7 +67,7 @@ class DropoutShare(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Return what .5 changes against .1, of cosines and of the training error."""
         del setting
-        little, much = ".1, .1", ".1, .5"
+        little, much = "0.1", "0.5"
         stated = {"h1": ".49 - .45", "h2": ".59 - .55"}
         found = [
             held(
@@ -105,7 +106,7 @@ class DropoutShare(Claim):
         by_layer(left, results, key="dropped", values=list(_SHARES))
         left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
         beside(right, results, key="dropped", values=list(_SHARES), name="train_error")
-        right.set_xlabel("dropped")
+        right.set_xlabel("units dropped")
         right.set_ylabel("training error (%)")
 
 

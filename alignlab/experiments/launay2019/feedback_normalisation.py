@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FeedbackNormalisation"]
 
-_NORMALISATIONS: Mapping[str, str] = {"unit norm": "layer", "entries N(0, 1)": "none"}
+_NORMALISATIONS: Mapping[str, str] = {"unit-norm": "layer", "normal": "none"}
 
 
 class FeedbackNormalisation(Claim):
@@ -71,7 +71,7 @@ class FeedbackNormalisation(Claim):
             name: chosen(results, feedback=name).sortby("seed")["test_error"].values
             for name in _NORMALISATIONS
         }
-        gap = error["entries N(0, 1)"] - error["unit norm"]
+        gap = error["normal"] - error["unit-norm"]
         return [
             held(
                 "mean cosine of h1 and h2, unit norm less N(0, 1)",

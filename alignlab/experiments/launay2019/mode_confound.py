@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ModeConfound"]
 
 _NETWORKS: Mapping[str, Mapping[str, Any]] = {
-    "batch norm": {"normed": True},
+    "batch-norm": {"normed": True},
     "dropout": {"dropout": (0.1, 0.5)},
 }
 _MODES = {"matched": "cosine", "mixed, as published": "mixed"}
@@ -77,14 +77,14 @@ class ModeConfound(Claim):
         return [
             held(
                 "batch norm: cosine at h1, matched less twice the mixed",
-                matched["batch norm"] - 2 * mixed["batch norm"],
+                matched["batch-norm"] - 2 * mixed["batch-norm"],
                 expected=">= 0",
                 passes=lambda mean: mean >= 0,
                 stated="ours earlier: .125 - 2 x .028 after 200 epochs",
             ),
             held(
                 "batch norm: cosine at h1, matched",
-                matched["batch norm"],
+                matched["batch-norm"],
                 expected="> 0",
                 passes=lambda mean: mean > 0,
                 stated="ours earlier: .125",

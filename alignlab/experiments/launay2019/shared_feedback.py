@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedFeedback"]
 
-_FEEDBACK: Mapping[str, bool] = {"one for all": True, "one for each": False}
+_FEEDBACK: Mapping[str, bool] = {"shared": True, "independent": False}
 _STATED = {"h1": ".49 - .48", "h2": ".59 - .58", "h3": ".63 - .63"}
 
 

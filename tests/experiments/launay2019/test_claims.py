@@ -74,7 +74,7 @@ def test_a_claim_yields_numbers_checks_and_a_figure(
 
 def test_a_run_follows_from_its_case_alone(tmp_path: Path) -> None:
     claim, setting = DropoutShare(), {**DropoutShare.fast, **TINY}
-    case = {"dropped": ".1, .5", "seed": 1}
+    case = {"dropped": "0.5", "seed": 1}
     first, again = (claim.measure(case, setting, Work(tmp_path)) for _ in range(2))
     xr.testing.assert_identical(first, again)
 
