@@ -80,7 +80,7 @@ class ModeConfound(Claim):
                 matched["batch-norm"] - 2 * mixed["batch-norm"],
                 expected=">= 0",
                 passes=lambda mean: mean >= 0,
-                stated="ours earlier: .125 - 2 x .028 after 200 epochs",
+                stated="ours earlier: .125 - 2 x .028 after 100 to 200 epochs",
             ),
             held(
                 "batch norm: cosine at h1, matched",

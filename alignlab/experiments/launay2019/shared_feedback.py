@@ -71,7 +71,7 @@ class SharedFeedback(Claim):
                     shared - own,
                     expected="within 0.06 of 0",
                     passes=near(0.0, 0.06),
-                    stated=f"ours earlier: {stated} after 200 epochs",
+                    stated=f"ours earlier: {stated} after 100 to 200 epochs",
                     chance=f"cosines themselves 0, deviation {deviation:.3f}",
                 )
             )
