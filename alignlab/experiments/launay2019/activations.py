@@ -27,8 +27,8 @@ class Activations(Claim):
     identity: ClassVar[str] = "L10"
     statement: ClassVar[str] = (
         "Activations without dead or saturated zones align best: tanh, or leaky ReLU of a large "
-        "slope, rather than ReLU. In our measure only the top hidden layer shows it at a low rate; "
-        "at a high one the rectified units grow without bound and lose all alignment."
+        "slope, rather than ReLU. In our earlier measure only the top hidden layer showed it at a "
+        "low rate; at a high one the rectified units grew without bound and lost all alignment."
     )
     provenance: ClassVar[Provenance] = "recalled"
     source: ClassVar[str] = "guideline 2; signs of our earlier measurement"
