@@ -1,0 +1,1 @@
+"""Refinetti, d'Ascoli, Ohana & Goldt 2021: align, then memorise."""
