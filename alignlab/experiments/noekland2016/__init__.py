@@ -1,0 +1,1 @@
+"""Nøkland 2016: direct feedback alignment."""
