@@ -54,7 +54,7 @@ def at_most(
     return Check(what, mean, f"<= {bound:g}", passed, stated, low, high, chance, runs)
 
 
-def between(  # noqa: PLR0913 - bounds and what stands beside them
+def between(
     what: str,
     values: np.ndarray,
     lower: float,

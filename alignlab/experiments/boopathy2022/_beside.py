@@ -46,9 +46,7 @@ class BesideBackpropagation(Rule):
         found = AlignZero().updates(task, initial).parameters
         sums = {SUM + key: _tensor(state[SUM + key]) + found[key].detach() for key in initial}
         true = task.capture.reference(parameters=parameters)
-        return Updates(
-            true.entry, true.preactivation, true.parameters, state={**initial, **sums}
-        )
+        return Updates(true.entry, true.preactivation, true.parameters, state={**initial, **sums})
 
 
 def changes(

@@ -42,9 +42,7 @@ def alignment_score(first: Tensor, second: Tensor) -> Tensor:
     return result
 
 
-def estimated_score(
-    first: Tensor, second: Tensor, *, inputs: int, draws: int, seed: int
-) -> Tensor:
+def estimated_score(first: Tensor, second: Tensor, *, inputs: int, draws: int, seed: int) -> Tensor:
     """Return the score as the code of the paper estimates it, from products with noise.
 
     Both Gram matrices act on normal inputs; each batch of products is divided by its mean

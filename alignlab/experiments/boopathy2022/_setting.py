@@ -63,7 +63,7 @@ def rule_named(name: str, *, seed: int, derivative: str = "initial") -> Rule:
     return made[name]()
 
 
-def fit(  # noqa: PLR0913 - each is one property of a training
+def fit(
     model: nn.Module,
     setting: Setting,
     work: Work,

@@ -1,1 +1,1 @@
-"""Nøkland 2016: direct feedback alignment."""
+"""Nøkland 2016, Direct feedback alignment provides learning in deep neural networks."""

@@ -113,9 +113,7 @@ def network(case: Case, setting: Setting, *, start: str = "", **options: Any) ->
     return zeroed(model) if is_zero else model
 
 
-def recipe(
-    setting: Setting, seed: int, *, frozen: tuple[str, ...] = (), **options: Any
-) -> Recipe:
+def recipe(setting: Setting, seed: int, *, frozen: tuple[str, ...] = (), **options: Any) -> Recipe:
     """Return the recipe of a setting: RMSprop without momentum, constant rate."""
     return Recipe(
         **{
@@ -131,18 +129,31 @@ def recipe(
     )
 
 
-def fit(  # noqa: PLR0913 - each is one property of a training
+def fit(
     model: nn.Module,
     case: Case,
     setting: Setting,
     work: Work,
     *,
     rule: Rule | None = None,
+    part: str = "training",
     watch: Callable[[Moment], Mapping[str, Any]] | None = None,
     when: Schedule = never,
     **options: Any,
 ) -> Training:
-    """Train a network in place by the rule of its case; ``last`` leaves the body as it is."""
+    """Train a network in place by the rule of its case; ``last`` leaves the body as it is.
+
+    Args:
+        model: Trained in place.
+        case: With ``rule`` and ``seed``.
+        setting: With data, sizes and what the recipe needs.
+        work: Folder, device and progress.
+        rule: In place of that of the case.
+        part: Name under which the training is kept; trainings of one case need several.
+        watch: As the trainer's.
+        when: As the trainer's.
+        **options: Of the recipe, in place of the setting's.
+    """
     seen = images(setting["data"], device=work.device)
     seed, frozen = int(case["seed"]), options.pop("frozen", ())
     if case["rule"] == "last":
@@ -157,7 +168,7 @@ def fit(  # noqa: PLR0913 - each is one property of a training
         recipe=recipe(setting, seed, frozen=frozen, **options),
         watch=watch,
         when=when,
-        keep=work.folder / "training.pt",
+        keep=work.folder / f"{part}.pt",
         progress=work.progress,
     )
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, at_most, between, over_seeds, plot_over, points
+from alignlab.experiments._over_seeds import (
+    at_least,
+    at_most,
+    between,
+    over_seeds,
+    plot_over,
+    points,
+)
 from alignlab.experiments.noekland2016._setting import COLOURS, outcome
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 import xarray as xr
+from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
@@ -164,7 +165,5 @@ class FeatureSeparation(Claim):
 
 def _mapped(features: np.ndarray) -> np.ndarray:
     """Return a t-SNE map, from the principal components and a fixed seed."""
-    from sklearn.manifold import TSNE
-
     found: np.ndarray = TSNE(random_state=0, max_iter=500).fit_transform(features)
     return found

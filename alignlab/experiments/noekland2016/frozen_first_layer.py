@@ -88,10 +88,9 @@ class FrozenFirstLayer(Claim):
 
         for part, frozen in enumerate((first, ())):
             before = torch.cat([p.detach().flatten() for p in body["fc1"].parameters()])
-            seed = 1000 * (part + 1) + int(case["seed"])
+            order = {"part": f"part {part}", "order_seed": 1000 * (part + 1) + int(case["seed"])}
             found = fit(
-                *(model, case, setting, work),
-                **{"watch": look, "when": a_pass, "frozen": frozen, "order_seed": seed},
+                *(model, case, setting, work), watch=look, when=a_pass, frozen=frozen, **order
             )
             after = torch.cat([p.detach().flatten() for p in body["fc1"].parameters()])
             assert torch.equal(before, after) == bool(frozen)
