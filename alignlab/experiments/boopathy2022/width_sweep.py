@@ -38,7 +38,7 @@ class WidthSweep(Claim):
     fast: ClassVar[Setting] = {
         "rules": ("bp", "align-ada", "align-zero", "dfa"),
         "widths": (64, 1024),
-        "lrs": (2.0, 1.0),
+        "lrs": (2.0,),
         "depth": 2,
         "batch_size": 100,
         "epochs": 30,

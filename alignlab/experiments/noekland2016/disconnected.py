@@ -1,4 +1,4 @@
-"""DFA trains where no unit gets the error of an output that it acts on (N11)."""
+"""DFA trains where feedback shares no connection with the forward path (N11)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, over_seeds, points
+from alignlab.experiments._over_seeds import at_least, at_most, over_seeds, points
 from alignlab.experiments.noekland2016._setting import error, fit, images, network
 from alignlab.feedback import Feedback
 from alignlab.rules import DFA
@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Disconnected"]
 
-RULES = ("bp", "dfa", "crossed", "last")
-LABELS = ("BP", "DFA", "DFA, no shared\noutput", "output layer\nalone")
+RUNS = (
+    ("mask", "dfa"),
+    ("mask", "apart"),
+    ("mask", "last"),
+    ("streams", "apart"),
+    ("streams", "last"),
+)
+LABELS = (
+    "DFA",
+    "DFA,\nno shared\nconnection",
+    "output layer\nalone",
+    "streams: DFA,\nno shared\noutput",
+    "streams:\noutput layer\nalone",
+)
 
 
 class _Masked(nn.Module):
@@ -42,31 +54,44 @@ class _Masked(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Crossed(DFA):
-    """Direct feedback of each half of the units from the outputs that the other half acts on."""
+class _Apart(DFA):
+    """Direct feedback that leaves out what runs against a forward connection.
+
+    Attributes:
+        network: ``mask``, where the readout alone meets the outputs; or ``streams``.
+    """
+
+    network: str = "mask"
 
     def draw(
         self, layers: Sequence[Layer], n_errors: int, **options: Any
     ) -> Mapping[str, Feedback]:
-        """Draw as always, and leave out what each half would hear of its own outputs."""
-        found = super().draw(layers, n_errors, **options)
-        return {
-            name: one * ~_same_half(*one.shape)
-            for name, one in found.items()
+        """Draw as always, then zero the entries where there is a way forward."""
+        found = {
+            name: one
+            for name, one in super().draw(layers, n_errors, **options).items()
             if isinstance(one, Tensor)
+        }
+        met = set(found) if self.network == "streams" else {layers[-1].name}
+        return {
+            name: one * ~_connected(self.network, *one.shape, seed=self.seed)
+            if name in met
+            else one
+            for name, one in found.items()
         }
 
 
 class Disconnected(Claim):
-    """Two streams without a way between them, each taught by the other's outputs."""
+    """Feedback where there is no connection forward, in one body and in two streams."""
 
     identity: ClassVar[str] = "N11"
     statement: ClassVar[str] = (
-        "The feedback path need not share connections with the forward path: a body trains "
-        "although no unit hears of an output that it acts on."
+        "The feedback path need not share connections with the forward path below the output: a "
+        "body trains although no unit hears directly of an output that it acts on directly. In "
+        "two streams of which each hears of the other's outputs alone it does not."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "that the error path may be disconnected; the sharpest form is ours"
+    source: ClassVar[str] = "that the error path may be disconnected; the two streams are ours"
     fast: ClassVar[Setting] = {
         "data": "digits",
         "in_features": 64,
@@ -87,29 +112,29 @@ class Disconnected(Claim):
     }
     full_data: ClassVar[str] = "mnist"
     caption: ClassVar[str] = (
-        "Test error of a tanh network of two streams above the inputs: half of each layer acts on "
-        "the classes 0 to 4 alone and the other half on 5 to 9. With no shared output, the "
-        "feedback of each half comes from the other half's classes alone. Mean over seeds with "
-        "95% interval and single runs; binary cross-entropy, RMSprop; DFA from zero, "
-        "backpropagation and the random body from torch's start. Chance: 90%."
+        "Test error of tanh networks, mean over seeds with 95% interval and single runs. First "
+        "three: half of the readout's connections are there, and the top layer's feedback uses "
+        "all, or the other half. Streams: half of each layer acts on the classes 0 to 4 alone, "
+        "the other half on 5 to 9, and hears of the others alone. Binary cross-entropy, RMSprop; "
+        "DFA from zero, the random body from torch's start. Chance: 90%."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
-        """Return one run a rule and seed."""
+        """Return one run a network, rule and seed."""
         seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return [{"network": n, "rule": rule, "seed": seed} for n, rule in RUNS for seed in seeds]
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
-        """Train the two streams and take the errors."""
+        """Leave out connections, train, and take the errors."""
         seen, seed = images(setting["data"], device=work.device), int(case["seed"])
-        is_direct = case["rule"] in {"dfa", "crossed"}
-        model = network(case, setting, start="zero" if is_direct else "default")
-        for name, layer in model.named_children():
-            if isinstance(layer, nn.Linear) and name != "fc1":
-                mask = _same_half(*layer.weight.shape).to(layer.weight)
-                parametrize.register_parametrization(layer, "weight", _Masked(mask))
-        options = {"distribution": "uniform", "normalisation": "fan-out", "seed": seed}
-        rule = _Crossed(**options) if case["rule"] == "crossed" else None
+        kind = str(case["network"])
+        model = network(case, setting, start="default" if case["rule"] == "last" else "zero")
+        layers = [each for each in model.children() if isinstance(each, nn.Linear)]
+        for layer in layers[1:] if kind == "streams" else layers[-1:]:
+            mask = _connected(kind, *layer.weight.shape, seed=seed)
+            parametrize.register_parametrization(layer, "weight", _Masked(mask))
+        options: dict[str, Any] = {"distribution": "uniform", "normalisation": "fan-out"}
+        rule = _Apart(network=kind, seed=seed, **options) if case["rule"] == "apart" else None
         fit(model, case, setting, work, rule=rule)
         return xr.Dataset(
             {
@@ -119,24 +144,50 @@ class Disconnected(Claim):
         )
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
-        """Hold crossed feedback against a random body."""
+        """Hold feedback apart from the forward connections against a random body."""
         del setting
-        last, crossed = (over_seeds(results, "test_error", rule=r) for r in ("last", "crossed"))
-        what = (
-            "test error of the output layer alone minus that of DFA without shared outputs, "
-            "percentage points"
-        )
-        return [at_least(what, last - crossed, 5.0, chance="0: nothing but the output learns")]
+        gain = {
+            kind: over_seeds(results, "test_error", network=kind, rule="last")
+            - over_seeds(results, "test_error", network=kind, rule="apart")
+            for kind in ("mask", "streams")
+        }
+        what = "test error of the output layer alone minus that of DFA without shared {}"
+        chance = "0: nothing but the output learns"
+        return [
+            at_least(
+                f"{what.format('connections')}, percentage points", gain["mask"], 5.0, chance=chance
+            ),
+            at_most(
+                f"{what.format('outputs')} in two streams, percentage points",
+                gain["streams"],
+                0.0,
+                stated="ours earlier: -16.7",
+                chance=chance,
+            ),
+        ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the error of each rule."""
         axes = figure.subplots()
-        points(axes, LABELS, [over_seeds(results, "test_error", rule=rule) for rule in RULES])
+        values = [over_seeds(results, "test_error", network=n, rule=r) for n, r in RUNS]
+        points(axes, LABELS, values)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("test error (%)")
 
 
-def _same_half(rows: int, columns: int) -> Tensor:
-    """Return where a row and a column are both in the first half, or both in the second."""
-    row, column = torch.arange(rows) < rows // 2, torch.arange(columns) < columns // 2
-    return row[:, None] == column
+def _connected(kind: str, rows: int, columns: int, *, seed: int) -> Tensor:
+    """Return which entries of a matrix to the rows are there.
+
+    Args:
+        kind: ``mask`` for a random half of each column's; ``streams`` for those from the first
+            half of the columns to that of the rows, and from the second to the second.
+        rows: Units that are acted on.
+        columns: Units that act.
+        seed: Of the mask.
+    """
+    if kind == "streams":
+        row, column = torch.arange(rows) < rows // 2, torch.arange(columns) < columns // 2
+        return row[:, None] == column
+    stream = torch.Generator().manual_seed(4000 + seed)
+    order = torch.rand(rows, columns, generator=stream).argsort(0).argsort(0)
+    return order < rows // 2

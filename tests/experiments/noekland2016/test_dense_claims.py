@@ -20,7 +20,7 @@ from alignlab.experiments.noekland2016._setting import (
     recipe,
     rule_named,
 )
-from alignlab.experiments.noekland2016.disconnected import _Crossed
+from alignlab.experiments.noekland2016.disconnected import _Apart, _connected
 from alignlab.experiments.noekland2016.feature_separation import features_of, separation
 from tests.experiments.short_runs import claim_of, outcome
 
@@ -55,7 +55,7 @@ def test_with_one_hidden_layer_both_rules_make_the_same_steps(tmp_path: Path) ->
 
 
 def test_from_zero_only_dfa_with_tanh_learns(tmp_path: Path) -> None:
-    options = {"epochs": 12, "widths": (64, 64), "seeds": 1, "lr": 3e-3}
+    options = {"epochs": 4, "widths": (64, 64), "seeds": 1, "lr": 3e-3}
     claim, results, checks, _ = outcome("noekland2016.zero_weights", tmp_path, **options)
     assert [check.what for check in checks if not check.passed] == []
     claim.draw(results, Figure(layout="constrained"))
@@ -89,15 +89,17 @@ def test_feedback_lies_within_one_over_the_root_of_the_fan_out() -> None:
     assert back["fc2"].abs().max() == pytest.approx(200**-0.5, rel=0.02)
 
 
-def test_no_unit_hears_of_an_output_that_it_acts_on() -> None:
+@pytest.mark.parametrize("kind", ["mask", "streams"])
+def test_no_unit_hears_of_an_output_that_it_acts_on(kind: str) -> None:
     seen = images("digits")
     model = network({"rule": "bp", "seed": 0}, SMALL)
     capture = Capture(model, cross_entropies, seen.x[:8], seen.y[:8])
-    for one in _Crossed(seed=0).start(capture, seed=0).values():
-        assert torch.equal(one[:5, :6], torch.zeros(5, 6))
-        assert torch.equal(one[5:, 6:], torch.zeros(5, 6))
-        assert bool((one[:5, 6:] != 0).all())
-        assert bool((one[5:, :6] != 0).all())
+    feedback = _Apart(network=kind, seed=3).start(capture, seed=3)
+    forward = _connected(kind, 10, 12, seed=3)
+    assert torch.equal(forward.sum(0), torch.full((12,), 5))
+    assert torch.equal(feedback["fc2"] != 0, ~forward)
+    lower = feedback["fc1"] != 0
+    assert torch.equal(lower, ~forward) if kind == "streams" else bool(lower.all())
 
 
 def test_separation_is_the_ratio_of_traces_of_scatter_matrices() -> None:
