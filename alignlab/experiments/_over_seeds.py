@@ -90,7 +90,7 @@ def points(
 
 
 def plot_over(
-    axes: Axes, x: Sequence[float], values: np.ndarray, *, label: str, colour: str
+    axes: Axes, x: Sequence[float] | np.ndarray, values: np.ndarray, *, label: str, colour: str
 ) -> None:
     """Draw the mean over seeds as a line, with its 95% interval as a band.
 

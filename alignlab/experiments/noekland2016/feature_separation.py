@@ -140,10 +140,8 @@ class FeatureSeparation(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the scatter by layer above the maps."""
         layers = results["layer"].values
-        panels = figure.subplot_mosaic(
-            [["curve"] * len(layers), *([f"{rule} {k}" for k in layers] for rule in ("bp", "dfa"))],
-            height_ratios=(1.3, 1, 1),
-        )
+        rows = [[f"{rule} {k}" for k in layers] for rule in ("bp", "dfa")]
+        panels = figure.subplot_mosaic([["curve"] * len(layers), *rows], height_ratios=(1.3, 1, 1))
         curve = panels["curve"]
         for rule in RULES:
             values = over_seeds(results, "separation", rule=rule)
@@ -156,7 +154,7 @@ class FeatureSeparation(Claim):
             for k in layers:
                 axes = panels[f"{rule} {k}"]
                 place = one["map"].sel(layer=k).values
-                axes.scatter(*place.T, c=one["label"].values, cmap="tab10", s=3)
+                axes.scatter(place[:, 0], place[:, 1], c=one["label"].values, cmap="tab10", s=3)
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.set_title(f"{rule}, layer {k}", fontsize="small")

@@ -88,9 +88,13 @@ class FrozenFirstLayer(Claim):
 
         for part, frozen in enumerate((first, ())):
             before = torch.cat([p.detach().flatten() for p in body["fc1"].parameters()])
-            order = {"part": f"part {part}", "order_seed": 1000 * (part + 1) + int(case["seed"])}
             found = fit(
-                *(model, case, setting, work), watch=look, when=a_pass, frozen=frozen, **order
+                *(model, case, setting, work),
+                part=f"part {part}",
+                watch=look,
+                when=a_pass,
+                frozen=frozen,
+                order_seed=1000 * (part + 1) + int(case["seed"]),
             )
             after = torch.cat([p.detach().flatten() for p in body["fc1"].parameters()])
             assert torch.equal(before, after) == bool(frozen)

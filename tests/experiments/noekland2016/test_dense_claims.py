@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from alignlab.engine.capture import Capture
+from alignlab.experiments.noekland2016 import feature_separation
 from alignlab.experiments.noekland2016._setting import (
     cross_entropies,
     error,
@@ -22,7 +23,7 @@ from alignlab.experiments.noekland2016._setting import (
 )
 from alignlab.experiments.noekland2016.disconnected import _Apart, _connected
 from alignlab.experiments.noekland2016.feature_separation import features_of, separation
-from tests.experiments.short_runs import claim_of, outcome
+from tests.experiments.short_runs import outcome
 
 SMALL = {"in_features": 64, "widths": (12, 12)}
 
@@ -61,13 +62,19 @@ def test_from_zero_only_dfa_with_tanh_learns(tmp_path: Path) -> None:
     claim.draw(results, Figure(layout="constrained"))
 
 
-def test_the_map_of_features_is_drawn_for_the_first_seed(tmp_path: Path) -> None:
+def test_the_map_of_features_is_drawn_below_their_separation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_separation, "_mapped", lambda features: features[:, :2])
     options = {"epochs": 1, "widths": (12,), "seeds": 1}
     name = "noekland2016.feature_separation"
-    claim = claim_of(name)
-    found = claim.measure({"rule": "last", "seed": 0}, {**claim.fast, **options}, _work(tmp_path))
-    assert np.isnan(found["map"].values).all()
-    assert found["separation"].values.min() > 0.1
+    claim, results, checks, _ = outcome(name, tmp_path, **options)
+    assert len(checks) == 3
+    last = results["map"].values[results["rule"].values == "last"]
+    assert np.isnan(last).all()
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    claim.draw(results, figure)
+    assert len(figure.axes) == 5
 
 
 def test_the_error_of_a_sample_is_that_of_logistic_outputs() -> None:
@@ -129,9 +136,3 @@ def test_the_error_is_a_share_in_per_cent_and_recipes_name_what_is_frozen() -> N
     setting = {"epochs": 2, "batch_size": 8, "lr": 0.1}
     made = recipe(setting, 3, frozen=("fc1.weight",))
     assert (made.frozen, made.order_seed, made.optimizer) == (("fc1.weight",), 1003, "rmsprop")
-
-
-def _work(folder: Path) -> Any:
-    from alignlab.experiments import Work
-
-    return Work(folder)
