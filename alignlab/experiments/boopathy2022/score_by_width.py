@@ -59,8 +59,8 @@ class ScoreByWidth(Claim):
     caption: ClassVar[str] = (
         "Alignment score (closed form) of the weight changes of backpropagation with those that "
         "the initial Jacobian makes of the same errors, by width and layer; mean over seeds with "
-        "95% interval. Dashed: the latter with its entries shuffled; dotted: chance of independent "
-        "normal changes. Digits, 64-w-w-10 ReLU in the NTK parametrisation, squared error, plain "
+        "95% interval. Shuffled: score with the latter's entries in random order; chance: that of "
+        "independent normal changes; plain cosine: of both changes as vectors. Digits, 64-w-w-10 ReLU in the NTK parametrisation, squared error, plain "
         "gradient descent at rate 1, batch 100, 30 epochs."
     )
 
