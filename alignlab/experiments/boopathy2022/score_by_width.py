@@ -60,8 +60,9 @@ class ScoreByWidth(Claim):
         "Alignment score (closed form) of the weight changes of backpropagation with those that "
         "the initial Jacobian makes of the same errors, by width and layer; mean over seeds with "
         "95% interval. Shuffled: score with the latter's entries in random order; chance: that of "
-        "independent normal changes; plain cosine: of both changes as vectors. Digits, 64-w-w-10 ReLU in the NTK parametrisation, squared error, plain "
-        "gradient descent at rate 1, batch 100, 30 epochs."
+        "independent normal changes; plain cosine: of both changes as vectors. Digits, "
+        "64-w-w-10 ReLU in the NTK parametrisation, squared error, plain gradient "
+        "descent at rate 1, batch 100, 30 epochs."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:

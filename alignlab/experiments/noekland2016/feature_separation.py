@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -140,7 +140,7 @@ class FeatureSeparation(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the scatter by layer above the maps."""
         layers = results["layer"].values
-        rows = [[f"{rule} {k}" for k in layers] for rule in ("bp", "dfa")]
+        rows: list[Any] = [[f"{rule} {k}" for k in layers] for rule in ("bp", "dfa")]
         panels = figure.subplot_mosaic([["curve"] * len(layers), *rows], height_ratios=(1.3, 1, 1))
         curve = panels["curve"]
         for rule in RULES:

@@ -89,10 +89,10 @@ def test_feedback_lies_within_one_over_the_root_of_the_fan_out() -> None:
     seen = images("digits")
     model = network({"rule": "bp", "seed": 0}, {"in_features": 64, "widths": (200, 100)})
     capture = Capture(model, cross_entropies, seen.x[:8], seen.y[:8])
-    direct = rule_named("dfa", seed=0).start(capture, seed=0)
+    direct: Any = rule_named("dfa", seed=0).start(capture, seed=0)
     for name, width in (("fc1", 200), ("fc2", 100)):
         assert direct[name].abs().max() == pytest.approx(width**-0.5, rel=0.02)
-    back = rule_named("fa", seed=0).start(capture, seed=0)
+    back: Any = rule_named("fa", seed=0).start(capture, seed=0)
     assert back["fc2"].abs().max() == pytest.approx(200**-0.5, rel=0.02)
 
 
@@ -101,7 +101,7 @@ def test_no_unit_hears_of_an_output_that_it_acts_on(kind: str) -> None:
     seen = images("digits")
     model = network({"rule": "bp", "seed": 0}, SMALL)
     capture = Capture(model, cross_entropies, seen.x[:8], seen.y[:8])
-    feedback = _Apart(network=kind, seed=3).start(capture, seed=3)
+    feedback: Any = _Apart(network=kind, seed=3).start(capture, seed=3)
     forward = _connected(kind, 10, 12, seed=3)
     assert torch.equal(forward.sum(0), torch.full((12,), 5))
     assert torch.equal(feedback["fc2"] != 0, ~forward)
@@ -123,7 +123,8 @@ def test_separation_is_the_ratio_of_traces_of_scatter_matrices() -> None:
 
 
 def test_features_are_the_inputs_and_what_each_activation_returns() -> None:
-    model, x = network({"rule": "bp", "seed": 0}, SMALL), torch.rand(3, 64)
+    model: Any = network({"rule": "bp", "seed": 0}, SMALL)
+    x = torch.rand(3, 64)
     first, second, third = features_of(model, x)
     assert torch.equal(first, x)
     torch.testing.assert_close(second, torch.tanh(model.fc1(x)))
