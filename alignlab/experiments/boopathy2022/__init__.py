@@ -1,0 +1,1 @@
+"""Boopathy & Fiete 2022: alignment with the initial network (Align rules)."""

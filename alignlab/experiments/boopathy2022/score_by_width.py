@@ -1,0 +1,145 @@
+"""The wider the network, the closer its weight changes are to Align-zero's (A3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._over_seeds import at_least, over_seeds, plot_over
+from alignlab.experiments.boopathy2022._beside import BesideBackpropagation, changes
+from alignlab.experiments.boopathy2022._score import (
+    alignment_score,
+    plain_cosine,
+    score_by_chance,
+    shuffled,
+)
+from alignlab.experiments.boopathy2022._setting import fit, network
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["ScoreByWidth"]
+
+STATED = {64: (0.91, 0.92, 0.80), 256: (0.98, 0.97, 0.91), 1024: (0.998, 0.996, 0.978)}
+
+
+class ScoreByWidth(Claim):
+    """Alignment score of every layer by width, beside that of shuffled changes."""
+
+    identity: ClassVar[str] = "A3"
+    statement: ClassVar[str] = (
+        "The weight changes of wide networks trained by backpropagation align, layer by layer, "
+        "with input correlations scaled by the errors: their alignment score grows with the width "
+        "towards 1, well above that of shuffled changes."
+    )
+    provenance: ClassVar[Provenance] = "read in the paper"
+    source: ClassVar[str] = "abstract and title of the first version; score as in its code"
+    fast: ClassVar[Setting] = {
+        "widths": (64, 256, 1024),
+        "depth": 2,
+        "lr": 1.0,
+        "batch_size": 100,
+        "epochs": 30,
+        "scaling": "pixel",
+        "seeds": 2,
+    }
+    full: ClassVar[Setting | None] = {
+        "widths": (16, 64, 256, 1024, 4096),
+        "depth": 2,
+        "lr": 1.0,
+        "batch_size": 100,
+        "epochs": 30,
+        "scaling": "pixel",
+        "seeds": 5,
+    }
+    caption: ClassVar[str] = (
+        "Alignment score (closed form) of the weight changes of backpropagation with those that "
+        "the initial Jacobian makes of the same errors, by width and layer; mean over seeds with "
+        "95% interval. Shuffled: score with the latter's entries in random order; chance: that of "
+        "independent normal changes; plain cosine: of both changes as vectors. Digits, "
+        "64-w-w-10 ReLU in the NTK parametrisation, squared error, plain gradient "
+        "descent at rate 1, batch 100, 30 epochs."
+    )
+
+    def cases(self, setting: Setting) -> Sequence[Case]:
+        """Return one training a width and seed."""
+        seeds = range(setting["seeds"])
+        return [{"width": width, "seed": seed} for width in setting["widths"] for seed in seeds]
+
+    def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
+        """Train and compare both changes of each layer's weight."""
+        seed, lr = int(case["seed"]), float(setting["lr"])
+        model = network(int(case["width"]), depth=setting["depth"], seed=seed)
+        rule = BesideBackpropagation()
+        training = fit(model, setting, work, name="bp", seed=seed, lr=lr, rule=rule)
+        pairs = list(changes(model, training.feedback, lr=lr).values())
+        mixed = [(one, shuffled(other, seed=500 + seed)) for one, other in pairs]
+        layers = np.arange(1, len(pairs) + 1)
+        return xr.Dataset(
+            {
+                "score": ("layer", [float(alignment_score(*pair)) for pair in pairs]),
+                "cosine": ("layer", [float(plain_cosine(*pair)) for pair in pairs]),
+                "shuffled": ("layer", [float(alignment_score(*pair)) for pair in mixed]),
+                "chance": ("layer", [score_by_chance(*one.shape) for one, _ in pairs]),
+            },
+            {"layer": layers},
+        )
+
+    def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
+        """Hold growth with the width, the widest against 0.95, and against shuffled changes."""
+        wide = 1024
+        score = {w: over_seeds(results, "score", width=w) for w in setting["widths"]}
+        null = over_seeds(results, "chance", width=wide).mean(0)
+        other = over_seeds(results, "shuffled", width=wide)
+        found, widths = [], sorted(setting["widths"])
+        for place, layer in enumerate(results["layer"].values):
+            steps = np.diff([score[w].mean(0)[place] for w in widths])
+            text, stated = f"layer {layer}", f"ours earlier: {STATED[wide][place]:g} at {wide}"
+            found += [
+                Check(
+                    f"smallest growth of the score from width to width, {text}",
+                    float(steps.min()),
+                    "> 0",
+                    bool(steps.min() > 0),
+                    runs=setting["seeds"],
+                ),
+                at_least(
+                    f"alignment score at width {wide}, {text}",
+                    score[wide][:, place],
+                    0.95,
+                    stated=stated,
+                    chance=f"{null[place]:.2f}",
+                ),
+                at_least(
+                    f"score minus that of shuffled changes at width {wide}, {text}",
+                    score[wide][:, place] - other[:, place],
+                    0.3,
+                ),
+            ]
+        return found
+
+    def draw(self, results: xr.Dataset, figure: Figure) -> None:
+        """Draw the score of each layer over the width."""
+        layers = results["layer"].values
+        panels = np.atleast_1d(figure.subplots(1, len(layers), sharey=True))
+        widths = sorted({int(width) for width in results["width"].values})
+        for place, axes in enumerate(panels):
+            for name, label, colour in (
+                ("score", "align-zero", "C0"),
+                ("shuffled", "shuffled", "C1"),
+                ("cosine", "plain cosine", "C2"),
+                ("chance", "chance", "0.4"),
+            ):
+                rows = [over_seeds(results, name, width=w)[:, place] for w in widths]
+                plot_over(axes, widths, np.stack(rows, axis=1), label=label, colour=colour)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(widths, [str(width) for width in widths])
+            axes.set_ylim(0, 1.03)
+            axes.set_title(f"layer {layers[place]}")
+            axes.set_xlabel("width (units)")
+        panels[0].set_ylabel("alignment score, cosine (1)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=4)

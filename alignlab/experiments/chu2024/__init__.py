@@ -1,0 +1,1 @@
+"""Chu & Bacho 2024: why random feedback alignment algorithms align."""
