@@ -1,0 +1,51 @@
+"""Curves and dots with their intervals over seeds, as the figures of claims show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignlab.experiments._statistics import interval_of_mean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["curve", "dots", "legend_beside", "level"]
+
+
+def curve(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:
+    """Draw the mean over runs and its 95% interval.
+
+    Args:
+        axes: Into which.
+        x: Shape ``(n,)``.
+        values: Shape ``(n_runs, n)``.
+        label: For the legend.
+        style: Of the line.
+    """
+    found = np.array([interval_of_mean(column) for column in values.T])
+    (line,) = axes.plot(x, found[:, 0], label=label, **style)
+    axes.fill_between(x, found[:, 1], found[:, 2], color=line.get_color(), alpha=0.2, lw=0)
+
+
+def dots(axes: Axes, groups: Mapping[str, np.ndarray], *, color: str = "C0") -> None:
+    """Draw the runs of every group as dots, and their mean with its 95% interval beside them."""
+    for place, values in enumerate(groups.values()):
+        mean, low, high = interval_of_mean(values)
+        axes.plot(np.full(len(values), place), values, "o", color=color, alpha=0.45, mew=0)
+        error = [[mean - low], [high - mean]] if np.isfinite(low) else None
+        axes.errorbar([place + 0.2], [mean], yerr=error, fmt="_", color="black", capsize=4)
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xlim(-0.5, len(groups) - 0.3)
+
+
+def level(axes: Axes, height: float, text: str) -> None:
+    """Draw a level such as chance or a bound."""
+    axes.axhline(height, color="grey", ls=":", lw=1, label=text)
+
+
+def legend_beside(axes: Axes) -> None:
+    """Put the legend to the right of the axes."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")

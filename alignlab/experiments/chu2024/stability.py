@@ -1,0 +1,127 @@
+"""Alignment decides whether an interpolating point is stable under the rule (R16)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._checking import mean_check, share_check
+from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments.chu2024._interpolation import interpolated, samples, squared_error
+from alignlab.probe import Probe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Stability"]
+
+_CURVATURE = 2.0
+"""Of the summed squared error in its outputs, so that decay rates are twice those of K."""
+
+
+class Stability(Claim):
+    r"""Is the mixed kernel :math:`K = J\tilde J^\top` positive where each rule arrives?"""
+
+    identity = "R16"
+    statement = (
+        "Alignment is a stability criterion for the fixed points of feedback alignment: where "
+        "the rule itself arrives, all eigenvalues of the mixed kernel have positive real parts, "
+        "and points that backpropagation found are unstable under the rule."
+    )
+    provenance = "our derivation"
+    source = (
+        "Abstract: alignment as a stability criterion for fixed points (read); the linearisation "
+        "at an interpolating point and its test are ours"
+    )
+    fast: ClassVar[Setting] = {
+        "sizes": (10, 40, 40, 2),
+        "samples": 12,
+        "target": 0.7,
+        "lr": 0.004,
+        "steps": 12_000,
+        "stop_loss": 1e-21,
+        "seeds_dfa": 6,
+        "seeds_bp": 16,
+    }
+    full: ClassVar[Setting | None] = {**fast, "seeds_dfa": 32, "seeds_bp": 32}
+    caption = (
+        "Smallest real part of the eigenvalues of K = J Jt' on all 12 training samples where "
+        "training by either rule arrived; tanh 10-40-40-2 without biases, float64, full-batch "
+        "gradient descent on the summed squared error (lr .004, at most 12,000 steps, ended at "
+        "1e-21), targets +-.7 at random, feedback N(0, 1/40). Dots: seeds of weights, data and "
+        "feedback; bars: mean with 95% interval. Below zero the point is unstable under the rule. "
+        "The fast setting has 6 seeds of DFA and 16 of backpropagation, where 8 were "
+        "measured earlier."
+    )
+
+    def cases(self, setting: Setting) -> Sequence[Case]:
+        """Return both rules for every seed."""
+        rules = ("dfa", "bp")
+        return [{"rule": r, "seed": s} for r in rules for s in range(setting[f"seeds_{r}"])]
+
+    def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
+        """Train, then look at the kernel of direct feedback there."""
+        del work
+        model, measured, training = interpolated(
+            str(case["rule"]), setting, seed=int(case["seed"])
+        )
+        x, y = samples(setting, int(case["seed"]))
+        probe = Probe(
+            *(model, squared_error), rules=[measured], diagnostics=["stability"], draws=32
+        )
+        with probe:
+            found = probe.measure(x, y)
+        nan = np.array(np.nan)
+        decay = found["error_decay"].values.squeeze() if "error_decay" in found else nan
+        least = found["error_decay_symmetric"].values if "error_decay_symmetric" in found else nan
+        return xr.Dataset(
+            {
+                "loss": float(squared_error(model(x), y).detach()),
+                "steps": float(len(training.losses)),
+                "smallest": float(np.ravel(decay)[0]) / _CURVATURE,
+                "symmetric": float(np.ravel(least)[0]) / _CURVATURE,
+            }
+        )
+
+    def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
+        """Hold the signs of the spectra against the criterion."""
+        del setting
+        own, other = chosen(results, rule="dfa"), chosen(results, rule="bp")
+        smallest = "smallest real part of the eigenvalues of K"
+        return [
+            mean_check("largest final summed squared error", [results["loss"].max()], most=1e-20),
+            share_check(
+                f"{smallest} > 0 where DFA arrived",
+                own["smallest"].values > 0,
+                least=7 / 8,
+                stated="ours earlier: 8/8, smallest .24",
+            ),
+            share_check(
+                f"{smallest} < 0 where BP arrived",
+                other["smallest"].values < 0,
+                least=7 / 8,
+                stated="ours earlier: 8/8, closest to zero -.06",
+            ),
+            mean_check(f"{smallest} where DFA arrived, mean", own["smallest"].values, least=0.0),
+            mean_check(f"{smallest} where BP arrived, mean", other["smallest"].values, most=0.0),
+        ]
+
+    def draw(self, results: xr.Dataset, figure: Figure) -> None:
+        """Draw the smallest real part, and the smallest of the symmetric part beside it."""
+        names = {
+            "smallest": "smallest real part of the eigenvalues of K",
+            "symmetric": "smallest eigenvalue of the symmetric part",
+        }
+        for axes, (name, label) in zip(figure.subplots(1, 2), names.items(), strict=True):
+            groups = {
+                f"where {rule.upper()}\narrived": chosen(results, rule=rule)[name].values
+                for rule in ("dfa", "bp")
+            }
+            dots(axes, groups)
+            level(axes, 0.0, "stable above")
+            axes.set_ylabel(label)
+        legend_beside(axes)
