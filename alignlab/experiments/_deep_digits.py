@@ -56,6 +56,7 @@ def taught(
     seed: int,
     watch: Callable[[Moment], Mapping[str, Any]] | None = None,
     when: Schedule = never,
+    images: tuple[int, ...] = (),
     **options: Any,
 ) -> Training:
     """Train a network in place; a setting has samples, lr, batch and epochs.
@@ -67,6 +68,7 @@ def taught(
         seed: Of the order of the data.
         watch: Of the training.
         when: Likewise.
+        images: Shape of one input; empty for a row of pixels.
         options: More of the recipe.
     """
     data = data_of(setting)
@@ -79,7 +81,7 @@ def taught(
     )
     return train(
         *(model, summed_cross_entropy),
-        x=data.x,
+        x=data.x.unflatten(1, images) if images else data.x,
         y=data.y,
         rule=rule,
         recipe=recipe,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,14 +14,18 @@ from torch.nn import functional as F
 from alignlab.engine.capture import Loss
 from alignlab.experiments._alignment import drawn, network, plain_sgd
 from alignlab.experiments._base import Setting
+from alignlab.probe import Probe
 from alignlab.rules import BP, DFA
 from alignlab.schedules import Schedule, never
 from alignlab.snapshot import MeasuredRule
 from alignlab.training import Moment, Training, train
 
-__all__ = ["feedback_rule", "interpolated", "samples", "squared_error"]
+__all__ = ["feedback_rule", "interpolated", "kernel_spectrum", "samples", "squared_error"]
 
 squared_error: Loss = partial(F.mse_loss, reduction="sum")
+
+_CURVATURE = 2.0
+"""Of that loss in the outputs: decay rates of errors are twice the eigenvalues of K."""
 
 
 def samples(setting: Setting, seed: int) -> tuple[Tensor, Tensor]:
@@ -78,3 +83,23 @@ def interpolated(
         when=when,
     )
     return model, measured, found
+
+
+def kernel_spectrum(
+    model: nn.Module, measured: MeasuredRule, x: Tensor, y: Tensor
+) -> tuple[float, float]:
+    r"""Return where the mixed kernel of a rule ends, at a network that interpolates its samples.
+
+    Returns:
+        Smallest real part of the eigenvalues of :math:`K = J\tilde J^\top`, and smallest eigenvalue
+        of its symmetric part; NaN where the samples are not interpolated.
+    """
+    probe = Probe(
+        *(model, squared_error), rules=[measured], diagnostics=["stability"], draws=32
+    )
+    with probe:
+        found = probe.measure(x, y)
+    if "error_decay" not in found:
+        return float("nan"), float("nan")
+    least = np.ravel(found["error_decay"].values)[0], np.ravel(found["error_decay_symmetric"])[0]
+    return float(least[0]) / _CURVATURE, float(least[1]) / _CURVATURE

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._drawing import dots, legend_beside, level
-from alignlab.experiments.chu2024._interpolation import interpolated, samples, squared_error
-from alignlab.probe import Probe
+from alignlab.experiments.chu2024._interpolation import (
+    interpolated,
+    kernel_spectrum,
+    samples,
+    squared_error,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Stability"]
-
-_CURVATURE = 2.0
-"""Of the summed squared error in its outputs, so that decay rates are twice those of K."""
-
 
 class Stability(Claim):
     r"""Is the mixed kernel :math:`K = J\tilde J^\top` positive where each rule arrives?"""
@@ -70,20 +69,13 @@ class Stability(Claim):
             str(case["rule"]), setting, seed=int(case["seed"])
         )
         x, y = samples(setting, int(case["seed"]))
-        probe = Probe(
-            *(model, squared_error), rules=[measured], diagnostics=["stability"], draws=32
-        )
-        with probe:
-            found = probe.measure(x, y)
-        nan = np.array(np.nan)
-        decay = found["error_decay"].values.squeeze() if "error_decay" in found else nan
-        least = found["error_decay_symmetric"].values if "error_decay_symmetric" in found else nan
+        smallest, symmetric = kernel_spectrum(model, measured, x, y)
         return xr.Dataset(
             {
                 "loss": float(squared_error(model(x), y).detach()),
                 "steps": float(len(training.losses)),
-                "smallest": float(np.ravel(decay)[0]) / _CURVATURE,
-                "symmetric": float(np.ravel(least)[0]) / _CURVATURE,
+                "smallest": smallest,
+                "symmetric": symmetric,
             }
         )
 
