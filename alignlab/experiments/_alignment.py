@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "accuracy",
     "drawn",
     "feedback_matrices",
+    "feedback_products",
     "gradient_alignment",
     "network",
     "plain_sgd",
@@ -43,14 +45,14 @@ summed_cross_entropy: Loss = partial(F.cross_entropy, reduction="sum")
 
 @dataclass(frozen=True)
 class GradientAlignment:
-    """How the signals of a rule agree with the true ones on a batch.
+    r"""How the signals of a rule agree with the true ones on a batch.
 
     Attributes:
         layers: Mean cosine of each hidden layer, from the bottom.
         total: That of all hidden layers of a sample as one vector.
         undefined: Samples and layers without direction, which are left out.
         share: Part of the decrease of the loss that hidden layers bring about,
-            :math:`\\sum_{l<L}\\langle g_l,u_l\\rangle / \\langle g,u\\rangle`.
+            :math:`\sum_{l<L}\langle g_l,u_l\rangle / \langle g,u\rangle`.
         gradient: Cosine of the gradient of all parameters with the update.
         norms: Euclidean norm of the gradient and of the update.
     """
@@ -156,6 +158,11 @@ def feedback_matrices(measured: MeasuredRule) -> list[Tensor]:
     return [f.flatten(1).T for f in measured.feedback.values() if isinstance(f, Tensor)]
 
 
+def feedback_products(feedback: Sequence[Tensor]) -> list[Tensor]:
+    r"""Return :math:`F_l F_{l-1}^T` of the second layer on, and :math:`F_{L-1}^T` of the last."""
+    return [*(above @ below.T for below, above in pairwise(feedback)), feedback[-1].T]
+
+
 def weight_alignment(weights: Sequence[Tensor], feedback: Sequence[Tensor]) -> WeightAlignment:
     """Return how weights agree with the products of direct feedback.
 
@@ -163,10 +170,8 @@ def weight_alignment(weights: Sequence[Tensor], feedback: Sequence[Tensor]) -> W
         weights: Of every layer, units by inputs.
         feedback: Of every hidden layer, units by outputs.
     """
-    below, above = feedback[:-1], feedback[1:]
-    targets = [one @ other.T for one, other in zip(above, below, strict=True)]
-    targets.append(feedback[-1].T)
-    pairs = [(w.flatten(), t.flatten()) for w, t in zip(weights[1:], targets, strict=True)]
+    products = feedback_products(feedback)
+    pairs = [(w.flatten(), t.flatten()) for w, t in zip(weights[1:], products, strict=True)]
     return WeightAlignment(
         layers=np.array([float(cosine(w, t)) for w, t in pairs]),
         total=float(cosine(torch.cat([w for w, _ in pairs]), torch.cat([t for _, t in pairs]))),

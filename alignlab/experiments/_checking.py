@@ -12,7 +12,7 @@ from alignlab.experiments._statistics import interval_of_mean, interval_of_share
 __all__ = ["mean_check", "share_check"]
 
 
-def mean_check(  # noqa: PLR0913 - each is one column of the table
+def mean_check(
     what: str,
     values: Sequence[float] | np.ndarray,
     *,

@@ -1,6 +1,6 @@
-"""Linear networks of one hidden layer, built so that one rule rests and the other does not.
+r"""Linear networks of one hidden layer, built so that one rule rests and the other does not.
 
-With whitened inputs, :math:`\\sum_i x_i x_i^T = I`, and :math:`M = \\sum_i e_i x_i^T = W_2W_1 - Y`
+With whitened inputs, :math:`\sum_i x_i x_i^T = I`, and :math:`M = \sum_i e_i x_i^T = W_2W_1 - Y`
 the gradient is :math:`(W_2^T M, M W_1^T)` and the update of direct feedback
 :math:`(F M, M W_1^T)`. With F of a null space (fewer hidden units than outputs) M can lie in it:
 the update vanishes and the gradient need not. At zero weights the gradient vanishes and FM does

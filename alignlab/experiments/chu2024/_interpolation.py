@@ -94,9 +94,7 @@ def kernel_spectrum(
         Smallest real part of the eigenvalues of :math:`K = J\tilde J^\top`, and smallest eigenvalue
         of its symmetric part; NaN where the samples are not interpolated.
     """
-    probe = Probe(
-        *(model, squared_error), rules=[measured], diagnostics=["stability"], draws=32
-    )
+    probe = Probe(*(model, squared_error), rules=[measured], diagnostics=["stability"], draws=32)
     with probe:
         found = probe.measure(x, y)
     if "error_decay" not in found:

@@ -85,9 +85,7 @@ class FixedPoints(Claim):
             loss = float(squared_error(moment.model(x), y).detach())
             return dict(zip(_COLUMNS, (loss, *found.norms), strict=True))
 
-        _, _, training = interpolated(
-            "dfa", setting, seed=seed, watch=watch, when=log_spaced(10)
-        )
+        _, _, training = interpolated("dfa", setting, seed=seed, watch=watch, when=log_spaced(10))
         seen = training.history
         values: dict[str, object] = {
             name: ("step", np.array([each[name] for each in seen])) for name in _COLUMNS

@@ -86,9 +86,7 @@ class Perturbation(Claim):
             x=x,
             y=y,
             rule=feedback_rule(setting, seed),
-            recipe=plain_sgd(
-                setting["lr_after"], epochs=setting["steps_after"], batch_size=len(x)
-            ),
+            recipe=plain_sgd(setting["lr_after"], epochs=setting["steps_after"], batch_size=len(x)),
             watch=lambda moment: _seen(moment, x, y, measured),
             when=log_spaced(10),
         )

@@ -129,7 +129,9 @@ class RandomWalk(Claim):
                 fresh = runs["fresh"].values[:, :, layer].ravel()
                 low, high = np.quantile(fresh, [0.025, 0.975])
                 mean = fresh.mean()
-                label = ("feedback of the training", "fresh feedback") if layer == 0 else (None,) * 2
+                label = (
+                    ("feedback of the training", "fresh feedback") if layer == 0 else (None,) * 2
+                )
                 axes.plot(np.full(len(own), layer + 1), own, "o", color="C0", label=label[0])
                 axes.errorbar(
                     *([layer + 1.15], [mean]),

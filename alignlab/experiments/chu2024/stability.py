@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stability"]
 
+
 class Stability(Claim):
     r"""Is the mixed kernel :math:`K = J\tilde J^\top` positive where each rule arrives?"""
 
@@ -65,9 +66,7 @@ class Stability(Claim):
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train, then look at the kernel of direct feedback there."""
         del work
-        model, measured, training = interpolated(
-            str(case["rule"]), setting, seed=int(case["seed"])
-        )
+        model, measured, training = interpolated(str(case["rule"]), setting, seed=int(case["seed"]))
         x, y = samples(setting, int(case["seed"]))
         smallest, symmetric = kernel_spectrum(model, measured, x, y)
         return xr.Dataset(

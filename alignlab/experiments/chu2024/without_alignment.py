@@ -75,9 +75,7 @@ class WithoutAlignment(Claim):
         """Train and watch share and accuracy once an epoch."""
         del work
         seed, start = int(case["seed"]), str(case["start"])
-        model, measured = started(
-            setting, activation="relu", seed=seed, feedback_seed=1000 + seed
-        )
+        model, measured = started(setting, activation="relu", seed=seed, feedback_seed=1000 + seed)
         if start.startswith("large"):
             with torch.no_grad():
                 for weight in model.parameters():

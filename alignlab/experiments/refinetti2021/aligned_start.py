@@ -12,6 +12,7 @@ from torch import nn
 from alignlab.experiments._alignment import (
     accuracy,
     feedback_matrices,
+    feedback_products,
     gradient_alignment,
     summed_cross_entropy,
     weights_of,
@@ -150,9 +151,7 @@ class AlignedStart(Claim):
 
 def _align(model: nn.Module, measured: MeasuredRule) -> None:
     """Make every weight but the first the product of the feedback of both sides."""
-    fed = feedback_matrices(measured)
-    targets = [above @ below.T for below, above in zip(fed[:-1], fed[1:], strict=True)]
-    targets.append(fed[-1].T)
+    products = feedback_products(feedback_matrices(measured))
     with torch.no_grad():
-        for weight, target in zip(weights_of(model)[1:], targets, strict=True):
-            weight.copy_(target * weight.norm() / target.norm())
+        for weight, product in zip(weights_of(model)[1:], products, strict=True):
+            weight.copy_(product * weight.norm() / product.norm())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -15,6 +13,7 @@ from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
 from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments.refinetti2021._pairs import GROUPS, cosines_of_pairs, group_of
 from alignlab.rules import BP
 from alignlab.schedules import at
 
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DeepDegeneracy"]
 
-_GROUPS = {
-    "shared": "DFA, one feedback",
-    "own": "DFA, feedback of its own",
-    "bp": "backpropagation",
-}
 _STATED = {
     ("tanh", "shared"): ".538",
     ("tanh", "own"): "-.014",
@@ -75,7 +69,9 @@ class DeepDegeneracy(Claim):
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return rules, inits and feedback; the first run of shared feedback is one of its own."""
         inits = range(setting["inits"])
-        feedback = [("dfa", init, 0) for init in inits] + [("dfa", init, init) for init in inits[1:]]
+        feedback = [("dfa", init, 0) for init in inits] + [
+            ("dfa", init, init) for init in inits[1:]
+        ]
         runs = [*feedback, *(("bp", init, 0) for init in inits)]
         return [
             {"activation": activation, "rule": rule, "init": init, "feedback": fed}
@@ -111,16 +107,16 @@ class DeepDegeneracy(Claim):
         found = []
         for activation in setting["activations"]:
             runs = chosen(results, activation=activation)
-            for group, label in _GROUPS.items():
+            for group, label in GROUPS.items():
                 found.append(
                     mean_check(
                         f"{activation}, {label}: mean cosine of all weights over pairs of runs",
-                        _pairs(_group(runs, group)["weights"].values),
+                        cosines_of_pairs(group_of(runs, group)["weights"].values),
                         least=0.2 if group == "shared" else -0.05,
                         most=None if group == "shared" else 0.05,
                         stated=f"ours earlier: {_STATED[activation, group]}",
                         chance="0; of initial weights "
-                        f"{_pairs(_group(runs, group)['initial'].values).mean():.4f}",
+                        f"{cosines_of_pairs(group_of(runs, group)['initial'].values).mean():.4f}",
                     )
                 )
             found.append(
@@ -141,8 +137,10 @@ class DeepDegeneracy(Claim):
         for axes, activation in zip(panels, names, strict=True):
             runs = chosen(results, activation=activation)
             groups = {
-                label.replace(", ", ",\n"): _pairs(_group(runs, group)["weights"].values)
-                for group, label in _GROUPS.items()
+                label.replace(", ", ",\n"): cosines_of_pairs(
+                    group_of(runs, group)["weights"].values
+                )
+                for group, label in GROUPS.items()
             }
             dots(axes, groups)
             axes.tick_params(axis="x", labelsize="small")
@@ -155,20 +153,3 @@ class DeepDegeneracy(Claim):
 
 def _weights(moment: Moment) -> dict[str, torch.Tensor]:
     return {"weights": torch.cat([w.flatten() for w in weights_of(moment.model)]).clone()}
-
-
-def _group(runs: xr.Dataset, group: str) -> xr.Dataset:
-    """Return the runs that are compared with each other."""
-    if group == "bp":
-        return chosen(runs, rule="bp")
-    runs = chosen(runs, rule="dfa")
-    if group == "shared":
-        return chosen(runs, feedback=0)
-    return runs.isel(run=runs["feedback"].values == runs["init"].values)
-
-
-def _pairs(weights: np.ndarray) -> np.ndarray:
-    """Return the cosines of all pairs of rows."""
-    rows = weights.astype(float)
-    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.array([units[i] @ units[j] for i, j in combinations(range(len(units)), 2)])
