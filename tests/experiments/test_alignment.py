@@ -71,7 +71,8 @@ def test_share_of_hidden_layers_and_norms_are_those_of_weight_gradients() -> Non
     every = inside + float(output.square().sum())
     assert found.share == pytest.approx(inside / every, abs=1e-12)
     size = [
-        sum(float(m.square().sum()) for m in [*each, output]) ** 0.5 for each in (gradients, updates)
+        sum(float(m.square().sum()) for m in [*each, output]) ** 0.5
+        for each in (gradients, updates)
     ]
     np.testing.assert_allclose(found.norms, size, rtol=1e-12)
     assert found.gradient == pytest.approx(every / (size[0] * size[1]), abs=1e-12)

@@ -11,7 +11,9 @@ from alignlab.experiments._digits import digits
 @pytest.mark.parametrize(("samples", "tests"), [(1437, 360), (1500, 297)])
 def test_splits_are_disjoint_and_hold_everything(samples: int, tests: int) -> None:
     found = digits(samples=samples)
-    assert (len(found.x), len(found.x_test)) == (samples, tests) == (len(found.y), len(found.y_test))
+    assert (
+        (len(found.x), len(found.x_test)) == (samples, tests) == (len(found.y), len(found.y_test))
+    )
     rows = torch.cat([found.x, found.x_test])
     assert len(rows.unique(dim=0)) == 1797
     assert (found.y.bincount() > samples / 11).all()
