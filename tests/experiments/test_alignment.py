@@ -54,8 +54,8 @@ def test_gradient_alignment_is_the_mean_cosine_of_samples_without_the_output() -
     pairs, _, _ = by_hand(model, measured, x, y)
     expected = [float(F.cosine_similarity(a, b, dim=1).mean()) for a, b in pairs]
     np.testing.assert_allclose(found.layers, expected, atol=1e-12)
-    stacked = [torch.cat(each, 1) for each in zip(*pairs, strict=True)]
-    total = float(F.cosine_similarity(*stacked, dim=1).mean())
+    one, other = (torch.cat(each, 1) for each in zip(*pairs, strict=True))
+    total = float(F.cosine_similarity(one, other, dim=1).mean())
     assert found.total == pytest.approx(total, abs=1e-12)
     assert found.undefined == 0
 

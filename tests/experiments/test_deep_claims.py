@@ -27,7 +27,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "chu2024.high_alignment": {"epochs": 1, "seeds": 1, "activations": ("tanh",)},
     "chu2024.without_alignment": {"epochs": 3, "batch": 400, "seeds": 1},
     "refinetti2021.aligned_start": {"epochs": 1, "seeds": 1, "activations": ("tanh",)},
-    "refinetti2021.bottom_to_top": {"epochs": 1, "probes": 4, "seeds": 1},
+    "refinetti2021.bottom_to_top": {"epochs": 1, "probes": 4, "seeds": (1, 1)},
     "refinetti2021.label_noise": {"epochs": 1, "probes": 4, "seeds": 1},
     "refinetti2021.convolutions_align_worst": {"epochs": 1, "batch": 200, "seeds": 1},
     "refinetti2021.data_structure": {"epochs": 2, "probes": 3, "seeds": 1},

@@ -84,7 +84,9 @@ class Stability(Claim):
         own, other = chosen(results, rule="dfa"), chosen(results, rule="bp")
         smallest = "smallest real part of the eigenvalues of K"
         return [
-            mean_check("largest final summed squared error", [results["loss"].max()], most=1e-20),
+            mean_check(
+                "largest final summed squared error", [float(results["loss"].max())], most=1e-20
+            ),
             share_check(
                 f"{smallest} > 0 where DFA arrived",
                 own["smallest"].values > 0,

@@ -158,6 +158,7 @@ class DataStructure(Claim):
                 runs = chosen(results, targets=point)
                 curve(axes, runs["epoch"].values, runs[name].values, point)
             axes.set_xscale("symlog", linthresh=0.1)
+            axes.set_xlim(left=0)
             axes.set(xlabel="epoch", ylabel=label)
             level(axes, 0.0, "chance")
         legend_beside(axes)

@@ -122,7 +122,7 @@ class DeepDegeneracy(Claim):
             found.append(
                 mean_check(
                     f"{activation}: least accuracy on the test digits",
-                    [runs["accuracy"].min()],
+                    [float(runs["accuracy"].min())],
                     least=0.95,
                     stated="ours earlier: .97 to .99",
                     chance=".1",

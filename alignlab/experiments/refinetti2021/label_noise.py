@@ -99,7 +99,7 @@ class LabelNoise(Claim):
         found.append(
             share_check(
                 "the half-time of the first hidden layer rises with p",
-                (np.diff(times, axis=0) > 0).all(0),
+                np.all(np.diff(times, axis=0) > 0, axis=0).tolist(),
                 stated="ours earlier: 2.3 < 4.7 < 15.2",
                 chance="1/6 for three values of p",
             )
@@ -117,6 +117,7 @@ class LabelNoise(Claim):
             left.axvline(float(runs["half_time_gradient"][:, 0].mean()), ls=":", **style)
         for axes, name in ((left, "gradient alignment of layer 1"), (right, "weight alignment")):
             axes.set_xscale("symlog", linthresh=0.1)
+            axes.set_xlim(left=0)
             axes.set(xlabel="epoch", ylabel=name)
             level(axes, 0.0, "chance")
         legend_beside(right)

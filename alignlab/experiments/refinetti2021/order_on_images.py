@@ -121,6 +121,7 @@ class OrderOnImages(Claim):
                 half = float(runs["half_time_gradient"].values[:, number].mean())
                 axes.axvline(half, ls=":", **style)
             axes.set_xscale("symlog", linthresh=0.1)
+            axes.set_xlim(left=0)
             axes.set(title=f"{data}, p = {noise:g}", xlabel="epoch")
             level(axes, 0.0, "chance")
         panels[0].set_ylabel("gradient alignment")

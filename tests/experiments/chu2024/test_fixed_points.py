@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ from alignlab.learner import Learner
 from alignlab.rules import DFA
 from alignlab.snapshot import MeasuredRule
 
-SETTING = {
+SETTING: dict[str, Any] = {
     "sizes": (4, 12, 12, 2),
     "samples": 3,
     "target": 0.7,
@@ -75,7 +77,8 @@ def moved(model: nn.Module, learner: Learner, x: Tensor, y: Tensor, error: Tenso
             outputs.append(model(x).flatten())
         for p, u in zip(model.parameters(), updates, strict=True):
             p.add_(step * u)
-    return (outputs[0] - outputs[1]) / (2 * step)
+    slope: Tensor = (outputs[0] - outputs[1]) / (2 * step)
+    return slope
 
 
 def test_feedback_interpolates_and_arrives_where_it_is_stable() -> None:
