@@ -32,7 +32,7 @@ class HighAlignment(Claim):
     identity = "R18"
     statement = (
         "Alignment is necessary for performance and no more: high alignment can come with poor "
-        "results, as from initial weights whose signs were all made positive."
+        "results. Our case: initial weights whose signs were all made positive."
     )
     provenance = "read in the paper"
     source = (

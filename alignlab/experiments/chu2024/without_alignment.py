@@ -40,9 +40,9 @@ class WithoutAlignment(Claim):
 
     identity = "R19"
     statement = (
-        "Alignment is not always what drives the descent: from large initial weights the loss "
-        "falls and samples are fitted while hidden layers contribute nothing to the descent, to "
-        "first order in the step."
+        "Alignment is not always what drives the descent. Our case: from large initial weights "
+        "samples are fitted while hidden layers contribute nothing to the descent, to first order "
+        "in the step."
     )
     provenance = "read in the paper"
     source = (

@@ -41,9 +41,9 @@ class ConvolutionsAlignWorst(Claim):
 
     identity = "R15"
     statement = (
-        "Direct feedback alignment fails to align convolutions, for their weights, unrolled, "
-        "are too sparse and too much alike to follow the feedback: locality costs alignment, and "
-        "sharing costs more."
+        "The theory of alignment suggests why direct feedback fails with convolutions. Our "
+        "reading: their weights, unrolled, are too sparse and too much alike to follow the "
+        "feedback; locality costs alignment, and sharing costs more."
     )
     provenance = "read in the paper"
     source = (

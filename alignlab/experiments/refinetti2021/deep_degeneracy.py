@@ -40,8 +40,9 @@ class DeepDegeneracy(Claim):
     identity = "R11"
     statement = (
         "Among solutions of low loss direct feedback alignment goes to the one of largest "
-        "alignment with its feedback, in deep non-linear networks too: runs from different "
-        "initial weights end with like weights where they share the feedback, and not otherwise."
+        "alignment with its feedback, in deep non-linear networks too. Our test: runs from "
+        "different initial weights end with like weights where they share the feedback, and not "
+        "otherwise."
     )
     provenance = "read in the paper"
     source = (
