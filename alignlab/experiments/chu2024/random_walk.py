@@ -96,8 +96,8 @@ class RandomWalk(Claim):
                     chance="0",
                 ),
                 mean_check(
-                    f"{activation}: largest alignment of a single layer with a fresh draw, as a "
-                    "mean over seeds of the 99.7% quantile of its absolute value",
+                    f"{activation}: 99.7% quantile over draws and layers of the absolute alignment "
+                    "with fresh feedback, mean over seeds",
                     np.quantile(np.abs(runs["fresh"].values), 0.997, axis=(1, 2)),
                     most=bound,
                     stated="3/sqrt(width)",

@@ -131,6 +131,6 @@ class DegeneracyOnImages(Claim):
             axes.tick_params(axis="x", labelsize="small")
             axes.set_title(data)
             level(axes, 0.0, "chance")
-            level(axes, 0.2, "bound")
+            axes.axhline(0.2, color="C3", ls="--", lw=1, label="bound for one feedback")
         panels[0].set_ylabel("cosine of all weights")
         legend_beside(axes)
