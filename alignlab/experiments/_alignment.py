@@ -166,11 +166,14 @@ def feedback_products(feedback: Sequence[Tensor]) -> list[Tensor]:
 def weight_alignment(weights: Sequence[Tensor], feedback: Sequence[Tensor]) -> WeightAlignment:
     """Return how weights agree with the products of direct feedback.
 
+    In the total, layers count by the norms of the products of feedback as their code holds it,
+    before it is divided by the root of the width.
+
     Args:
         weights: Of every layer, units by inputs.
         feedback: Of every hidden layer, units by outputs.
     """
-    products = feedback_products(feedback)
+    products = feedback_products([each * len(each) ** 0.5 for each in feedback])
     pairs = [(w.flatten(), t.flatten()) for w, t in zip(weights[1:], products, strict=True)]
     return WeightAlignment(
         layers=np.array([float(cosine(w, t)) for w, t in pairs]),

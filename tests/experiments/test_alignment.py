@@ -91,7 +91,9 @@ def test_samples_of_dead_units_are_counted_and_left_out() -> None:
 def test_weights_of_strong_alignment_have_weight_alignment_one() -> None:
     model, measured, *_ = setup()
     f1, f2 = feedback_matrices(measured)
-    found = weight_alignment([weights_of(model)[0], 2 * f2 @ f1.T, 2 * f2.T], [f1, f2])
+    held = [f1 * 9**0.5, f2 * 8**0.5]
+    weights = [weights_of(model)[0], 2 * held[1] @ held[0].T, 2 * held[1].T]
+    found = weight_alignment(weights, [f1, f2])
     np.testing.assert_allclose(found.layers, [1, 1], atol=1e-6)
     assert found.total == pytest.approx(1, abs=1e-6)
 
