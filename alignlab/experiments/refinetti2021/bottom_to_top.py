@@ -1,0 +1,123 @@
+"""Layers align one after the other, from the bottom to the top (R12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import xarray as xr
+
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._checking import mean_check, share_check
+from alignlab.experiments._drawing import curve, legend_beside, level
+from alignlab.experiments.refinetti2021._half_times import noisy_training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BottomToTop"]
+
+_STATED = {0.0: "ours earlier: 2.3, 2.3, 3.0 epochs", 0.9: "ours earlier: 15, 24, 39 epochs"}
+
+
+class BottomToTop(Claim):
+    """In which order do layers reach half of their gradient alignment?"""
+
+    identity = "R12"
+    statement = (
+        "Align, then memorise, runs through a deep network layer by layer, from the bottom to "
+        "the top: lower layers reach half of their gradient alignment earlier."
+    )
+    provenance = "read in the paper"
+    source = (
+        "Abstract: layers align in sequence from the bottom to the top; the alignment is that of "
+        "its code; half-times of it, digits and label noise for the test are ours"
+    )
+    fast: ClassVar[Setting] = {
+        "sizes": (64, 64, 64, 64, 10),
+        "activation": "tanh",
+        "samples": 1500,
+        "lr": 0.003,
+        "batch": 32,
+        "epochs": 200,
+        "noise": (0.0, 0.9),
+        "probed": 300,
+        "probes": 40,
+        "seeds": (1, 2),
+    }
+    full: ClassVar[Setting | None] = {**fast, "noise": (0.0, 0.5, 0.9), "seeds": (10, 10, 10)}
+    caption = (
+        "Gradient alignment of the hidden layers (mean over 300 training samples, with their "
+        "labels of the training, of the cosine of error signals at the pre-activations) over "
+        "training by DFA; digits (1,500, standardised globally), tanh 64-64-64-64-10 without "
+        "biases, summed cross-entropy, SGD lr .003, batch 32, 200 epochs, feedback U(-1,1)/8; a "
+        "share p of the labels is drawn anew from all classes. Bands: 95% over seeds of "
+        "weights, feedback, order and noise; dotted: half-times, means over seeds. The "
+        "fast setting has 1 seed without noise, 2 with."
+    )
+
+    def cases(self, setting: Setting) -> Sequence[Case]:
+        """Return every noise for every seed."""
+        pairs = zip(setting["noise"], setting["seeds"], strict=True)
+        return [{"noise": float(p), "seed": s} for p, seeds in pairs for s in range(seeds)]
+
+    def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
+        """Train and watch."""
+        del work
+        return noisy_training(
+            setting,
+            activation=setting["activation"],
+            noise=float(case["noise"]),
+            seed=int(case["seed"]),
+        )
+
+    def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
+        """Hold the order of half-times against that of the layers."""
+        found = []
+        for noise in setting["noise"]:
+            runs = chosen(results, noise=float(noise))
+            times = runs["half_time_gradient"].values
+            found += [
+                mean_check(
+                    f"p={noise:g}: epochs to half of the alignment of hidden layer {layer + 1}",
+                    times[:, layer],
+                    stated=_STATED.get(noise, ""),
+                )
+                for layer in range(times.shape[1])
+            ]
+            found.append(
+                share_check(
+                    f"p={noise:g}: the first hidden layer is before the last",
+                    times[:, 0] < times[:, -1],
+                    stated="ours earlier: 6/6 without noise",
+                    chance="1/2",
+                )
+            )
+        noisy = chosen(results, noise=float(max(setting["noise"])))["half_time_gradient"].values
+        found.append(
+            share_check(
+                f"p={max(setting['noise']):g}: half-times rise from every layer to the next",
+                np.all(np.diff(noisy, axis=1) >= 0, axis=1).tolist(),
+                chance="1/6 for three layers",
+            )
+        )
+        return found
+
+    def draw(self, results: xr.Dataset, figure: Figure) -> None:
+        """Draw alignment over epochs, an axes for every noise."""
+        noises = list(dict.fromkeys(results["noise"].values))
+        panels = figure.subplots(1, len(noises), sharey=True, squeeze=False)[0]
+        for axes, noise in zip(panels, noises, strict=True):
+            runs = chosen(results, noise=noise)
+            for number, layer in enumerate(runs["layer"].values):
+                values, half = runs["gradient"].sel(layer=layer), runs["half_time_gradient"]
+                style = {"color": f"C{number}"}
+                curve(axes, runs["epoch"].values, values.values, f"hidden layer {layer}", **style)
+                axes.axvline(float(half.sel(layer=layer).mean()), ls=":", **style)
+            axes.set_xscale("symlog", linthresh=0.1)
+            axes.set_xlim(left=0)
+            axes.set(title=f"p = {noise:g}", xlabel="epoch")
+            level(axes, 0.0, "chance")
+        panels[0].set_ylabel("gradient alignment")
+        legend_beside(axes)

@@ -1,0 +1,156 @@
+"""Shared feedback leads deep networks from different starts to like weights (R11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import xarray as xr
+
+from alignlab.experiments._alignment import accuracy, weights_of
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
+from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments.refinetti2021._pairs import GROUPS, cosines_of_pairs, group_of
+from alignlab.rules import BP
+from alignlab.schedules import at
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from alignlab.training import Moment
+
+__all__ = ["DeepDegeneracy"]
+
+_STATED = {
+    ("tanh", "shared"): ".538",
+    ("tanh", "own"): "-.014",
+    ("tanh", "bp"): "-.007",
+    ("relu", "shared"): ".309",
+    ("relu", "own"): ".019",
+    ("relu", "bp"): ".013",
+}
+
+
+class DeepDegeneracy(Claim):
+    """How alike are the weights that different starts end with?"""
+
+    identity = "R11"
+    statement = (
+        "Among solutions of low loss direct feedback alignment goes to the one of largest "
+        "alignment with its feedback, in deep non-linear networks too. Our test: runs from "
+        "different initial weights end with like weights where they share the feedback, and not "
+        "otherwise."
+    )
+    provenance = "read in the paper"
+    source = (
+        "Abstract: degeneracy breaking, and its occurrence in deep networks; the measure (mean "
+        "pairwise cosine of all flattened weights) is read in its code; digits and bounds ours"
+    )
+    fast: ClassVar[Setting] = {
+        "sizes": (64, 64, 64, 64, 10),
+        "activations": ("tanh", "relu"),
+        "samples": 1500,
+        "lr": 0.003,
+        "batch": 32,
+        "epochs": 80,
+        "inits": 3,
+    }
+    full: ClassVar[Setting | None] = {**fast, "inits": 10}
+    caption = (
+        "Cosine of all weights, flattened, of pairs of runs from different initial weights: DFA "
+        "with one feedback for all, DFA with another feedback each, backpropagation. Digits (1,500 "
+        "to train, standardised globally), 64-64-64-64-10 without biases, torch's initial "
+        "weights, summed cross-entropy, SGD lr .003, batch 32, 80 epochs, feedback U(-1,1)/8. "
+        "Dots: pairs of 3 runs; bars: mean and 95% interval as if pairs were independent."
+    )
+
+    def cases(self, setting: Setting) -> Sequence[Case]:
+        """Return rules, inits and feedback; the first run of shared feedback is one of its own."""
+        inits = range(setting["inits"])
+        feedback = [("dfa", init, 0) for init in inits] + [
+            ("dfa", init, init) for init in inits[1:]
+        ]
+        runs = [*feedback, *(("bp", init, 0) for init in inits)]
+        return [
+            {"activation": activation, "rule": rule, "init": init, "feedback": fed}
+            for activation in setting["activations"]
+            for rule, init, fed in runs
+        ]
+
+    def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
+        """Train one network, and keep its weights as they were and are."""
+        del work
+        init, fed = int(case["init"]), 1000 + int(case["feedback"])
+        model, _ = started(
+            setting, activation=str(case["activation"]), seed=init, feedback_seed=fed
+        )
+        found = taught(
+            *(model, BP() if case["rule"] == "bp" else feedback_rule(fed), setting),
+            seed=init,
+            watch=_weights,
+            when=at(0),
+        )
+        data = data_of(setting)
+        first, last = (each["weights"].numpy() for each in found.history)
+        return xr.Dataset(
+            {
+                "initial": ("weight", first),
+                "weights": ("weight", last),
+                "accuracy": accuracy(model, data.x_test, data.y_test),
+            }
+        )
+
+    def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
+        """Hold the mean cosine over pairs against its bounds, and the accuracy of all."""
+        found = []
+        for activation in setting["activations"]:
+            runs = chosen(results, activation=activation)
+            for group, label in GROUPS.items():
+                found.append(
+                    mean_check(
+                        f"{activation}, {label}: mean cosine of all weights over pairs of runs",
+                        cosines_of_pairs(group_of(runs, group)["weights"].values),
+                        least=0.2 if group == "shared" else -0.05,
+                        most=None if group == "shared" else 0.05,
+                        stated=f"ours earlier: {_STATED[activation, group]}",
+                        chance="0; of initial weights "
+                        f"{cosines_of_pairs(group_of(runs, group)['initial'].values).mean():.4f}",
+                    )
+                )
+            found.append(
+                mean_check(
+                    f"{activation}: least accuracy on the test digits",
+                    [float(runs["accuracy"].min())],
+                    least=0.95,
+                    stated="ours earlier: .97 to .99",
+                    chance=".1",
+                )
+            )
+        return found
+
+    def draw(self, results: xr.Dataset, figure: Figure) -> None:
+        """Draw the pairs of every group, an axes for every activation."""
+        names = list(dict.fromkeys(results["activation"].values))
+        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axes, activation in zip(panels, names, strict=True):
+            runs = chosen(results, activation=activation)
+            groups = {
+                label.replace(", ", ",\n"): cosines_of_pairs(
+                    group_of(runs, group)["weights"].values
+                )
+                for group, label in GROUPS.items()
+            }
+            dots(axes, groups)
+            axes.tick_params(axis="x", labelsize="small")
+            axes.set_title(activation)
+            level(axes, 0.0, "chance")
+            axes.axhline(0.2, color="C3", ls="--", lw=1, label="bound for one feedback")
+        panels[0].set_ylabel("cosine of all weights")
+        legend_beside(axes)
+
+
+def _weights(moment: Moment) -> dict[str, torch.Tensor]:
+    return {"weights": torch.cat([w.flatten() for w in weights_of(moment.model)]).clone()}
