@@ -157,12 +157,18 @@ def inline(svg: str, *, name: str) -> Markup:
 
 
 def _drawings(ds: xr.Dataset) -> tuple[list[Drawing], list[tuple[str, str]]]:
-    """Return the figures that the recording can feed, and the others with the reason."""
+    """Return the figures that the recording can feed, and the others with the reason.
+
+    What is drawn along steps is passed over where there is one alone.
+    """
+    is_single = ds.sizes.get("step", 1) == 1
     drawn: list[tuple[int, Drawing]] = []
     undrawn: list[tuple[str, str]] = []
     for name in figures.names():
         try:
             figure = figures.load(name)
+            if figure.along_steps and is_single:
+                continue
             reason = figure.unmet(ds)
         except AlignlabError as error:
             undrawn.append((name, str(error)))

@@ -118,6 +118,7 @@ def test_a_finished_run_is_replaced_by_force_alone() -> None:
     assert json.loads(Path("run/run.json").read_text())["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits_when_it_is_run_again() -> None:
     words = [*RUN, "--rule", "kp", "--epochs", "400", "--optimizer", "adam"]
     words = [*words, "--model-arg", "activation=tanh", "--label-noise", "0.2", "--quiet"]

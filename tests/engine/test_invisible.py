@@ -39,7 +39,22 @@ def probe(batch: Batch, case: Case | None = None, **options: Any) -> Probe:
     return Probe(batch.model, batch.loss, rules=rules, draws=32, **options)
 
 
-@each_case
+QUICK = {
+    *("functional relu", "relu in place", "one hidden layer", "conv2d, circular", "frozen"),
+    *("batch norm, training", "batch norm of maps", "dropout", "residual", "positions", "reused"),
+    *("counting", "noisy", "two heads", "own attention", "lstm", "parallel", "recomputed"),
+    *("spectral norm", "weight norm", "leaky recurrence"),
+}
+"""Cases of the quick run; the slow one takes the others too."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, case in CASES.items()
+    ],
+)
 def test_every_diagnostic_measures_every_case_and_leaves_it_as_it_was(case: Case) -> None:
     batch = touched(case.make())
     before = state_of(batch)

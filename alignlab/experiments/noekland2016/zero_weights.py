@@ -84,7 +84,7 @@ class ZeroWeights(Claim):
             {
                 "test_error": error(model, seen.x_test, seen.y_test),
                 "largest": largest,
-                "n_defined": int(np.isfinite(first).sum()),
+                "n_defined": int(np.isfinite(np.asarray(first)).sum()),
             }
         )
 
