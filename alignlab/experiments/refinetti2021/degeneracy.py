@@ -114,7 +114,8 @@ class Degeneracy(Claim):
                 inits = np.linspace(-0.08, 0.08, one.sizes["init"])
                 v = one.transpose("unit", "init").values + shift + [0 * inits, inits]
                 axes.plot(*v, marker, label=rule.upper(), alpha=0.7)
-            axes.annotate("", parsed(str(entries)), (0, 0), arrowprops={"arrowstyle": "->"})
+            arrow = {"arrowstyle": "->", "color": "0.3"}
+            axes.annotate("", parsed(str(entries)), (0, 0), arrowprops=arrow)
             axes.set_title(f"F = ({entries}), arrow")
             axes.set_xlabel("$v_1$")
             axes.set_aspect("equal")
