@@ -69,9 +69,7 @@ class NarrowLayer(Claim):
             for layer in ("h1", "h2", "h3")
         }
         few = [place for place, each in enumerate(widths) if each <= 16]
-        # At full width nothing is narrow, and our earlier value there was below .6 already.
-        full = setting["widths"][1]
-        kept = [place for place, each in enumerate(widths) if 4 <= each < full]
+        kept = [place for place, each in enumerate(widths) if each >= 4]
         lowest = min(kept, key=lambda place: float(cosines["h2"][place].mean()))
         error = {
             each: chosen(results, narrow=each).sortby("seed")["test_error"].values

@@ -81,8 +81,8 @@ def command(
 ) -> None:
     """Measure each CLAIM anew, and hold what comes out against what must.
 
-    CLAIM is a work (refinetti2021), a claim of it (refinetti2021:sign-degeneracy) or an identity
-    (R4). Leaves numbers, figure, caption and outcome in OUTPUT/work/claim/fast or full. What was
+    CLAIM is a work (refinetti2021), a claim of it (refinetti2021:degeneracy) or an identity
+    (R4). Leaves numbers, figure, caption and outcome in OUTPUT/WORK/CLAIM/fast or full. What was
     cut off goes on where it was; --force starts anew.
 
     Exit code 0: every claim that was run is reproduced; 1: one is not, or none was run; 2:
