@@ -58,7 +58,7 @@ class Claim(ABC):
         source: Section, theorem or figure of the work, as far as known; or what is derived.
         fast: Sizes that take a minute or two on two cores.
         full: Those of the work, or as near to them as is sensible; None where fast is all.
-        full_data: Data set that the full setting needs; empty for none beyond the installed ones.
+        full_data: Data sets that the full setting needs beyond the installed ones.
         caption: Of the figure: what is drawn, variant, batch, seeds, feedback, loss, epochs.
     """
 
@@ -68,7 +68,7 @@ class Claim(ABC):
     source: ClassVar[str]
     fast: ClassVar[Setting]
     full: ClassVar[Setting | None] = None
-    full_data: ClassVar[str] = ""
+    full_data: ClassVar[tuple[str, ...]] = ()
     caption: ClassVar[str]
 
     @abstractmethod

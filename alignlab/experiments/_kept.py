@@ -44,13 +44,17 @@ def kept_text(outcomes: Mapping[tuple[str, Size], Outcome]) -> str:
     return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
 
 
-def gathered(folders: Iterable[Path]) -> dict[tuple[str, Size], Outcome]:
-    """Return the outcomes that lie below some folders; later folders replace earlier ones.
+def gathered(
+    folders: Iterable[Path], known: Mapping[tuple[str, Size], Outcome] | None = None
+) -> dict[tuple[str, Size], Outcome]:
+    """Return known outcomes with those that lie below some folders; later ones replace earlier.
+
+    One of changed sizes gives way to one of the claim's own, and stands for the full size alone.
 
     Raises:
         InputError: A file is not the outcome of a claim.
     """
-    found = {}
+    found = dict(known or {})
     for folder in folders:
         for file in sorted(folder.glob("*/*/*/outcome.json")):
             try:
@@ -58,5 +62,9 @@ def gathered(folders: Iterable[Path]) -> dict[tuple[str, Size], Outcome]:
             except (json.JSONDecodeError, TypeError, InputError) as error:
                 message = f"{file} is not the outcome of a claim: {error}"
                 raise InputError(message) from error
-            found[outcome.key, outcome.size] = outcome
+            place = outcome.key, outcome.size
+            gives_way = place in found and not found[place].changed
+            if outcome.changed and (gives_way or outcome.size == "fast"):
+                continue
+            found[place] = outcome
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Outcome:
         source: Section, theorem or figure of the work; or what is derived.
         size: ``fast`` or ``full``.
         setting: Sizes as they were run.
+        changed: Those of them that are not the claim's own.
         checks: What was measured against what must come out.
         status: ``reproduced``, ``not reproduced``, ``not run`` or ``failed: ...``, the latter two
             with a reason.
@@ -62,6 +64,7 @@ class Outcome:
     size: Size
     status: str
     setting: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     device: str = ""
     hardware: str = ""
@@ -75,6 +78,12 @@ class Outcome:
     def paper(self) -> str:
         """Public name of the work."""
         return self.key.partition(":")[0]
+
+    @property
+    def sizes(self) -> str:
+        """Its size in words, with what was changed of it."""
+        changes = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.changed.items())
+        return f"{self.size} with {changes}" if changes else self.size
 
     @property
     def was_run(self) -> bool:

@@ -44,7 +44,7 @@ def _write_numbers(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dat
     attrs = {
         "key": outcome.key,
         "identity": outcome.identity,
-        "size": outcome.size,
+        "size": outcome.sizes,
         "setting": json.dumps(outcome.setting),
         "provenance": outcome.provenance,
         "alignlab": outcome.alignlab,
@@ -68,7 +68,7 @@ def _caption(outcome: Outcome, claim: Claim) -> str:
     lines = [
         f"{outcome.identity}. {outcome.statement}",
         f"{claim.caption}",
-        f"Statement: {outcome.provenance}; {outcome.source}. Setting ({outcome.size}): "
+        f"Statement: {outcome.provenance}; {outcome.source}. Setting ({outcome.sizes}): "
         f"{json.dumps(outcome.setting)}. alignlab {outcome.alignlab}, torch {outcome.torch}.",
     ]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import xarray as xr
@@ -33,6 +34,7 @@ from alignlab.experiments._results import write_results
 from alignlab.experiments._runs import (
     Job,
     begin_worker,
+    file_name,
     is_done,
     joined,
     load,
@@ -42,6 +44,7 @@ from alignlab.experiments._runs import (
     run_of,
     seconds_of,
 )
+from alignlab.experiments._sizes import changed
 
 __all__ = ["folder_of", "reproduce", "reproduce_many"]
 
@@ -60,15 +63,20 @@ class Prepared:
     jobs: tuple[Job, ...]
 
 
-def folder_of(entry: Entry, output: Path, *, full: bool) -> Path:
-    """Return where the files of a claim go."""
-    return output / entry.paper / entry.claim / ("full" if full else "fast")
+def folder_of(
+    entry: Entry, output: Path, *, full: bool, changes: Mapping[str, Any] | None = None
+) -> Path:
+    """Return where the files of a claim go; sizes with changes have a folder of their own."""
+    size = "full" if full else "fast"
+    name = f"{size}_{file_name(changes)}" if changes else size
+    return output / entry.paper / entry.claim / name
 
 
 def reproduce(
     key: str,
     *,
     full: bool = False,
+    changes: Mapping[str, Any] | None = None,
     output: Path,
     jobs: int = 1,
     device: str = "cpu",
@@ -83,6 +91,8 @@ def reproduce(
     Args:
         key: ``paper:claim`` or an identity such as ``R4``.
         full: The work's own sizes instead of those that take a minute.
+        changes: Sizes in place of those of the setting, by name; results then have a folder of
+            their own, and the outcome says what was changed.
         output: Folder; files go to ``paper/claim/fast`` or ``paper/claim/full`` within.
         jobs: Processes, each on one thread; one runs the cases in this process.
         device: Where tensors live.
@@ -94,7 +104,8 @@ def reproduce(
 
     Raises:
         MissingError: No such claim, or its data set is not there.
-        InputError: The name means several claims, or the claim has no full setting.
+        InputError: The name means several claims, the claim has no full setting, or a change
+            names no size of it.
 
     Example:
         >>> import tempfile
@@ -106,7 +117,7 @@ def reproduce(
     if len(entries) > 1:
         message = f"{key!r} means {len(entries)} claims; name one, such as {entries[0].key}."
         raise InputError(message)
-    prepared = _prepared(entries[0], output, full=full, device=device)
+    prepared = _prepared(entries[0], output, full=full, changes=changes or {}, device=device)
     with _executed([prepared], jobs=jobs, force=force, progress=progress) as waiting:
         return _finished(prepared, waiting[0], progress)
 
@@ -115,6 +126,7 @@ def reproduce_many(
     entries: Sequence[Entry],
     *,
     full: bool = False,
+    changes: Mapping[str, Any] | None = None,
     output: Path,
     jobs: int = 1,
     device: str = "cpu",
@@ -129,6 +141,7 @@ def reproduce_many(
     Args:
         entries: The claims.
         full: As for ``reproduce``, like all below.
+        changes: Sizes in place of those of the setting.
         output: Folder.
         jobs: Processes.
         device: Where tensors live.
@@ -138,7 +151,7 @@ def reproduce_many(
     ready: list[Prepared | Outcome] = []
     for entry in entries:
         try:
-            ready.append(_prepared(entry, output, full=full, device=device))
+            ready.append(_prepared(entry, output, full=full, changes=changes or {}, device=device))
         except AlignlabError as error:
             ready.append(replace(_blank(entry, full=full), status=f"{NOT_RUN}: {error}"))
         except Exception as error:
@@ -153,23 +166,27 @@ def reproduce_many(
                 yield each
 
 
-def _prepared(entry: Entry, output: Path, *, full: bool, device: str) -> Prepared:
+def _prepared(
+    entry: Entry, output: Path, *, full: bool, changes: Mapping[str, Any], device: str
+) -> Prepared:
     """Return what a claim has to run, or refuse it."""
     claim = load(entry)
-    setting = claim.full if full else claim.fast
-    if setting is None:
+    own = claim.full if full else claim.fast
+    if own is None:
         message = f"{entry.key} has no full setting; its fast one is all there is."
         raise InputError(message)
-    if full and claim.full_data:
-        datasets.load(claim.full_data, split="train", samples=1)
-    blank = _blank(entry, full=full, claim=claim)
-    folder = folder_of(entry, output.absolute(), full=full)
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    changes = changed(entry.key, own, changes)
+    setting = {**own, **changes}
+    for name in claim.full_data if full else ():
+        datasets.load(name, split="train", samples=1)
+    blank = replace(_blank(entry, full=full, claim=claim), changed=changes)
+    folder = folder_of(entry, output.absolute(), full=full, changes=changes)
     code = " ".join([blank.alignlab, blank.torch, blank.code])
     cases = claim.cases(setting)
     if not cases:
         message = f"{entry.key} has no cases."
         raise InputError(message)
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
     jobs = tuple(
         run_of(entry, plain(case), setting, folder=folder / "runs", code=code, device=device)
         for case in cases

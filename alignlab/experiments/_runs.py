@@ -30,6 +30,7 @@ from alignlab.recording.replacement import replacing
 __all__ = [
     "Job",
     "begin_worker",
+    "file_name",
     "is_done",
     "joined",
     "load",
@@ -112,10 +113,14 @@ def run_of(
     words = json.dumps(plain(case), sort_keys=True)
     parts = [code, device, words, json.dumps(plain(setting), sort_keys=True)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    shown = "_".join(f"{name}-{value}" for name, value in case.items())
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", shown)[:80].strip(".-")
-    mark = hashlib.sha256(words.encode()).hexdigest()[:8]
-    return Job(entry, case, setting, folder / f"{name}_{mark}.nc", digest, device)
+    return Job(entry, case, setting, folder / f"{file_name(case)}.nc", digest, device)
+
+
+def file_name(values: Mapping[str, Any]) -> str:
+    """Return a name of a file or folder that tells values apart, readable as far as it can be."""
+    shown = "_".join(f"{name}-{value}" for name, value in values.items())
+    mark = hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)[:80].strip('.-')}_{mark}"
 
 
 def is_done(job: Job) -> bool:

@@ -111,11 +111,21 @@ def test_json_and_quiet_print_what_a_script_reads(work: Path) -> None:
     assert quiet.stdout == "out/grass2001/clover/fast\n"
 
 
+def test_changed_sizes_are_printed_and_refused_where_there_are_none(work: Path) -> None:
+    sow(work, "clover", identity="R1")
+    lines = run("R1", "--set", "runs=1", "--set", "size=3", "--jobs", "1").stdout.splitlines()
+    assert lines[0] == "R1  grass2001:clover  fast with runs=1"
+    assert "alignlab-reproduced/grass2001/clover/fast_runs-1_" in lines[5]
+    assert "write NAME=VALUE, such as seeds=1" in refusal(run("R1", "--set", "runs"))
+    assert "runs is given twice" in refusal(run("R1", "--set", "runs=1", "--set", "runs=2"))
+    assert "has no size 'seeds'; it has runs, size" in refusal(run("R1", "--set", "seeds=1"))
+
+
 def test_what_cannot_be_run_is_refused_in_one_line(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ALIGNLAB_DATA", raising=False)
-    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data="mnist")
+    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data=("mnist",))
     sow(work, "daisy", identity="R2")
     assert "the variable ALIGNLAB_DATA names, and it is not set" in refusal(run("R1", "--full"))
     assert "has no full setting" in refusal(run("R2", "--full"))
@@ -129,7 +139,7 @@ def test_where_nothing_could_be_run_the_exit_code_is_1(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ALIGNLAB_DATA", raising=False)
-    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data="mnist")
+    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data=("mnist",))
     sow(work, "daisy", identity="R2")
     result = run("grass2001", "--full")
     assert result.exit_code == 1

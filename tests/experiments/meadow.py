@@ -38,7 +38,7 @@ class Made(Claim):
     source = "nowhere"
     fast = {{"runs": {runs}, "size": 3}}
     full = {full}
-    full_data = "{full_data}"
+    full_data = {full_data}
     caption = "Leaves."
 
     def cases(self, setting):
@@ -90,7 +90,7 @@ def sow(
     identity: str,
     runs: int = 2,
     full: str = "None",
-    full_data: str = "",
+    full_data: tuple[str, ...] = (),
     measure: str = "pass",
     draw: str = "pass",
     passed: bool = True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -185,7 +186,7 @@ def test_full_sizes_without_their_data_are_refused(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ALIGNLAB_DATA", raising=False)
-    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data="mnist")
+    sow(work, "clover", identity="R1", full='{"runs": 1, "size": 2}', full_data=("mnist",))
     sow(work, "daisy", identity="R2")
     with pytest.raises(MissingError, match="ALIGNLAB_DATA"):
         reproduce("R1", full=True, output=tmp_path / "out")
@@ -207,6 +208,40 @@ def test_full_sizes_lie_beside_the_fast_ones(work: Path, tmp_path: Path) -> None
         "fast",
         "full",
     ]
+
+
+def test_changed_sizes_are_told_and_lie_beside_the_claims_own(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1")
+    out = tmp_path / "out"
+    plain = reproduce("R1", output=out)
+    outcome = reproduce("R1", changes={"runs": 1, "size": 3}, output=out)
+    assert (plain.changed, plain.sizes) == ({}, "fast")
+    assert outcome.changed == {"runs": 1}
+    assert outcome.setting == {"runs": 1, "size": 3}
+    assert outcome.sizes == "fast with runs=1"
+    folders = sorted(path for path in (out / FAST).parent.iterdir())
+    assert [path.name.rpartition("_")[0] for path in folders] == ["", "fast_runs-1"]
+    assert "Setting (fast with runs=1)" in (folders[1] / "caption.txt").read_text()
+    assert reproduce("R1", changes={"size": 3}, output=out) == plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rnus": 1}, "grass2001:clover has no size 'rnus'; it has runs, size."),
+        ({"runs": "one"}, 'runs of grass2001:clover is 2; "one" is of another kind.'),
+        ({"runs": True}, "runs of grass2001:clover is 2; true is of another kind."),
+        ({"runs": 1.5}, "runs of grass2001:clover is 2; 1.5 is of another kind."),
+        ({"runs": 0}, "grass2001:clover has no cases."),
+    ],
+)
+def test_a_change_that_does_not_fit_is_refused(
+    work: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    sow(work, "clover", identity="R1")
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        reproduce("R1", changes=changes, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_name_for_several_claims_is_refused(work: Path, tmp_path: Path) -> None:

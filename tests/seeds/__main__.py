@@ -26,7 +26,7 @@ def main(folders: tuple[Path, ...], write: bool) -> None:
     known = {entry.key for entry in catalogue()}
     outcomes = {
         place: outcome
-        for place, outcome in {**kept(KEPT), **gathered(folders)}.items()
+        for place, outcome in gathered(folders, kept(KEPT)).items()
         if outcome.key in known
     }
     text = page(outcomes)

@@ -139,7 +139,7 @@ def _not_reproduced(claims: Sequence[tuple[Entry, Claim]], kept: Kept) -> Iterat
     for entry, outcome in found:
         failing = [check for check in outcome.checks if not check.passed]
         lines = "; ".join(_measured(check) for check in failing)
-        place = f"{entry.identity} `{entry.key}`, {outcome.size}"
+        place = f"{entry.identity} `{entry.key}`, {_escaped(outcome.sizes)}"
         yield f"- {place}: {_escaped(outcome.status)}. {lines}".rstrip()
     if not found:
         yield "Every kept run is reproduced." if kept else "Nothing has been run yet."
@@ -167,7 +167,7 @@ def _rows(entry: Entry, claim: Claim, kept: Kept) -> Iterator[tuple[str, ...]]:
             "<br>".join(dict.fromkeys(_escaped(check.stated) for check in checks if check.stated)),
             "<br>".join(_measured(check) for check in checks),
             "<br>".join(dict.fromkeys(_escaped(check.chance) for check in checks if check.chance)),
-            f"{outcome.size}: {_escaped(outcome.status)}",
+            f"{_escaped(outcome.sizes)}: {_escaped(outcome.status)}",
             f"{outcome.seconds:.0f}",
         )
 

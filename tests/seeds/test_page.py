@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from alignlab.experiments._catalogue import catalogue
 from alignlab.experiments._check import Check
-from alignlab.experiments._kept import kept, kept_text
-from alignlab.experiments._outcome import Outcome, Size
+from alignlab.experiments._kept import gathered, kept, kept_text
+from alignlab.experiments._outcome import Outcome, Size, as_json
 from tests.seeds.__main__ import KEPT, PAGE
 from tests.seeds.page import WORKS, page
 
@@ -37,6 +39,28 @@ def test_the_page_is_what_the_kept_runs_give() -> None:
 
 def test_what_is_kept_reads_back_as_it_is_written() -> None:
     assert KEPT.read_text(encoding="utf-8") == kept_text(kept(KEPT))
+
+
+def test_changed_sizes_give_way_to_the_claims_own_and_never_stand_for_fast_ones(
+    tmp_path: Path,
+) -> None:
+    def laid(name: str, outcome: Outcome) -> Path:
+        folder = tmp_path / name
+        (folder / "a" / "b" / "c").mkdir(parents=True)
+        text = json.dumps(as_json(outcome))
+        (folder / "a" / "b" / "c" / "outcome.json").write_text(text)
+        return folder
+
+    full = replace(OUTCOME, size="full")
+    changed = replace(full, changed={"seeds": 1})
+    place: tuple[str, Size] = (OUTCOME.key, "full")
+    ours, altered = laid("ours", full), laid("altered", changed)
+    assert gathered([altered])[place].changed == {"seeds": 1}
+    for folders in ([ours, altered], [altered, ours]):
+        assert gathered(folders)[place].changed == {}
+    assert gathered([altered], {place: full})[place].changed == {}
+    assert gathered([laid("fast", replace(OUTCOME, changed={"seeds": 1}))]) == {}
+    assert "| full with seeds=1: not reproduced |" in page({place: changed})
 
 
 def test_every_kept_run_is_of_a_claim_that_is_there() -> None:

@@ -38,7 +38,7 @@ class Convolutions(Claim):
     source: ClassVar[str] = "abstract: bottlenecks and convolutions; sizes and points are ours"
     fast: ClassVar[Setting] = DIGITS_MAPS
     full: ClassVar[Setting | None] = CIFAR_MAPS
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries (of convolutions: of the "
         "pooled map), per sample and averaged over the first 128 test samples, and test error. DFA "

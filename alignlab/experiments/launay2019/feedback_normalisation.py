@@ -36,7 +36,7 @@ class FeedbackNormalisation(Claim):
     source: ClassVar[str] = "guideline 1; the normalisation itself is read in its code"
     fast: ClassVar[Setting] = DIGITS
     full: ClassVar[Setting | None] = CIFAR
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples, after training three tanh layers by DFA with one shared "

@@ -35,7 +35,7 @@ class FrozenConvolutions(Claim):
     source: ClassVar[str] = "control for the claim on convolutions"
     fast: ClassVar[Setting] = DIGITS_MAPS
     full: ClassVar[Setting | None] = CIFAR_MAPS
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Test error of a convolutional network whose convolutions are trained by DFA, or frozen as "
         "they were drawn, below linear layers trained by DFA. Feedback enters behind every pooling "

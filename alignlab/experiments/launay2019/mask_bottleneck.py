@@ -36,7 +36,7 @@ class MaskBottleneck(Claim):
     source: ClassVar[str] = "bottleneck experiment; mask as in its code, feedback points corrected"
     fast: ClassVar[Setting] = {**DIGITS, "kept": (1, 4, 16, 64, 256)}
     full: ClassVar[Setting | None] = {**CIFAR, "kept": (1, 8, 28, 73, 191, 496, 800)}
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples, against the width b that a mask on the gradients of the "

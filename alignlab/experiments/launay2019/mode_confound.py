@@ -40,7 +40,7 @@ class ModeConfound(Claim):
     source: ClassVar[str] = "measure of alignment; the effect is our derivation"
     fast: ClassVar[Setting] = DIGITS
     full: ClassVar[Setting | None] = CIFAR
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples: both in evaluation mode (corrected protocol), and with "

@@ -35,7 +35,7 @@ class NarrowLayer(Claim):
     source: ClassVar[str] = "corrected reading of the bottleneck experiment"
     fast: ClassVar[Setting] = {**DIGITS, "narrow": (1, 2, 4, 8, 16, 64, 256), "epochs": 80}
     full: ClassVar[Setting | None] = {**CIFAR, "narrow": (1, 2, 4, 8, 16, 64, 256, 800)}
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples, and test error, against the number of units b of the "

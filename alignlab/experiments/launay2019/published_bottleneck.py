@@ -47,7 +47,7 @@ class PublishedBottleneckLaw(Claim):
     source: ClassVar[str] = "bottleneck experiment; the law is our derivation"
     fast: ClassVar[Setting] = {**DIGITS, "kept": (1, 8, 32, 64, 128, 256), "epochs": 60}
     full: ClassVar[Setting | None] = {**CIFAR, "kept": (1, 8, 28, 118, 191, 308, 496, 800)}
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of the rule with backpropagation at the entries, per sample and averaged over the "
         "first 128 test samples, against the width b that the published mask on the second of "

@@ -34,7 +34,7 @@ class SharedFeedback(Claim):
     source: ClassVar[str] = "guideline 5; the shared matrix itself is read in its code"
     fast: ClassVar[Setting] = DIGITS
     full: ClassVar[Setting | None] = CIFAR
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples, and test error, of three tanh layers of one width "

@@ -56,7 +56,7 @@ class Convolutions(Claim):
         "epochs": 300,
         "seeds": 1,
     }
-    full_data: ClassVar[str] = "cifar10"
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Least training error over the epochs, that at the end, and test error, mean "
         "over seeds with 95% interval and single runs. Convolutions with "

@@ -47,7 +47,7 @@ class DeepNetworks(Claim):
         "epochs": 300,
         "seeds": 3,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Left: test error after training, mean over seeds with 95% interval and single runs. "
         "Right: cosine of approximate and true error signal by depth, behind the activation, "

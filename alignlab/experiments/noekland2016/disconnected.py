@@ -110,7 +110,7 @@ class Disconnected(Claim):
         "epochs": 300,
         "seeds": 3,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Test error of tanh networks, mean over seeds with 95% interval and single runs. First "
         "three: half of the readout's connections are there, and the top layer's feedback uses "

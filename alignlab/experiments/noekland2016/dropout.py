@@ -54,7 +54,7 @@ class Dropout(Claim):
         "epochs": 300,
         "seeds": 3,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Test (left) and training error (right) at the end, in evaluation mode, without and with "
         "dropout of 10% of inputs and half of the hidden units; mean over seeds with 95% interval "

@@ -56,7 +56,7 @@ class ErrorRates(Claim):
         "seeds": 3,
         "margin": 0.0,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Left: test error after training, mean over seeds with 95% interval and single runs. "
         "Right: cosine of approximate and true error signal on test samples, behind the "

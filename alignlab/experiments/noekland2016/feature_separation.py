@@ -76,7 +76,7 @@ class FeatureSeparation(Claim):
         "epochs": 300,
         "seeds": 3,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Top: scatter between classes over scatter within them on test samples, input (0) and "
         "hidden layers, mean over seeds with 95% interval. Below: t-SNE maps of 360 test samples "

@@ -58,7 +58,7 @@ class FrozenFirstLayer(Claim):
         "epochs": 100,
         "seeds": 2,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Training error by epoch, mean over seeds with 95% interval. The first hidden layer stays "
         "at torch's start up to the dashed line and is trained from there on, with a new state "

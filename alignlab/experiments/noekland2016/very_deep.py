@@ -51,7 +51,7 @@ class VeryDeep(Claim):
         "seeds": 2,
         "limit": 2.0,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Left: training error after training, mean over seeds with 95% interval and single runs; "
         "dotted: chance. Right: cosine of DFA's and the true error signal by depth, behind the "

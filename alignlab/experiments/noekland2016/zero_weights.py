@@ -55,7 +55,7 @@ class ZeroWeights(Claim):
         "epochs": 20,
         "seeds": 3,
     }
-    full_data: ClassVar[str] = "mnist"
+    full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
         "Test error after 20 epochs from zero weights and biases, mean over seeds with 95% "
         "interval and single runs; two hidden layers, binary cross-entropy, RMSprop, uniform "

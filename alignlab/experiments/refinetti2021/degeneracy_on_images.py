@@ -53,7 +53,7 @@ class DegeneracyOnImages(Claim):
         "epochs": 100,
         "inits": 5,
     }
-    full_data = "mnist"
+    full_data = ("mnist", "cifar10")
     caption = (
         "Cosine of all weights, flattened, of pairs of runs from different initial weights: DFA "
         "with one feedback for all, DFA with another feedback each, backpropagation. The full "

@@ -55,7 +55,7 @@ class OrderOnImages(Claim):
         "probes": 40,
         "seeds": 5,
     }
-    full_data = "mnist"
+    full_data = ("mnist", "cifar10")
     caption = (
         "Gradient alignment of the hidden layers (mean over 300 training samples, with their "
         "labels of the training, of the cosine of error signals at the pre-activations) over "

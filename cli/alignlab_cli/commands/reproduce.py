@@ -48,6 +48,13 @@ def _completed(ctx: click.Context, parameter: click.Parameter, incomplete: str) 
     help="Sizes of a minute (the default), or those of the works, with their data sets.",
 )
 @click.option(
+    "--set",
+    "changes",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A size in place of the setting's, such as seeds=1; the outcome says so. Repeatable.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
@@ -72,6 +79,7 @@ def command(
     every: bool,
     listing: bool,
     fast: bool,
+    changes: tuple[str, ...],
     output: Path,
     jobs: int,
     device: str,
@@ -82,8 +90,9 @@ def command(
     """Measure each CLAIM anew, and hold what comes out against what must.
 
     CLAIM is a work (refinetti2021), a claim of it (refinetti2021:degeneracy) or an identity
-    (R4). Leaves numbers, figure, caption and outcome in OUTPUT/WORK/CLAIM/fast or full. What was
-    cut off goes on where it was; --force starts anew.
+    (R4). Leaves numbers, figure, caption and outcome in OUTPUT/WORK/CLAIM/fast or full; sizes
+    that --set changes have a folder beside these. What was cut off goes on where it was; --force
+    starts anew.
 
     Exit code 0: every claim that was run is reproduced; 1: one is not, or none was run; 2:
     refused.
@@ -96,12 +105,15 @@ def command(
     check_folder(output)
     from alignlab.experiments import reproduce_many
     from alignlab.experiments._running import folder_of
+    from alignlab.experiments._sizes import read_changes
 
+    given = read_changes(changes)
     outcomes = []
     with Progress(quiet=quiet or as_json) as progress:
         runs = reproduce_many(
             entries,
             full=not fast,
+            changes=given,
             output=output,
             jobs=jobs,
             device=device,
@@ -112,7 +124,7 @@ def command(
             if len(entries) == 1 and not outcome.was_run:
                 raise MissingError(outcome.status.partition(": ")[2])
             outcomes.append(outcome)
-            folder = folder_of(entry, output, full=not fast)
+            folder = folder_of(entry, output, full=not fast, changes=outcome.changed)
             _show(outcome, folder, quiet=quiet, as_json=as_json)
     _end(outcomes, quiet=quiet, as_json=as_json)
 
@@ -141,7 +153,9 @@ def _show_list(entries: Sequence[Entry], *, as_json: bool) -> None:
 
     def status(entry: Entry, size: Size) -> str:
         outcome = known.get((entry.key, size))
-        return outcome.status if outcome else NOT_RUN
+        if outcome is None:
+            return NOT_RUN
+        return f"{outcome.status}: {outcome.sizes}" if outcome.changed else outcome.status
 
     if as_json:
         rows = [
@@ -176,7 +190,7 @@ def _show(outcome: Outcome, folder: Path, *, quiet: bool, as_json: bool) -> None
     if quiet:
         click.echo(folder)
         return
-    click.echo(f"{outcome.identity}  {outcome.key}  {outcome.size}")
+    click.echo(f"{outcome.identity}  {outcome.key}  {outcome.sizes}")
     click.echo(click.wrap_text(outcome.statement, 100, "  ", "  "))
     click.echo(f"  Statement: {outcome.provenance}; {outcome.source}.")
     for line in _table(outcome):

@@ -1,0 +1,75 @@
+"""Sizes of a claim that a user changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from alignlab.errors import InputError
+from alignlab.experiments._base import Setting
+from alignlab.experiments._runs import plain
+
+__all__ = ["changed", "read_changes"]
+
+
+def read_changes(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the sizes that texts such as ``seeds=1`` give, their values read as JSON.
+
+    Raises:
+        InputError: A text is not of this form, or names a size that another one has named.
+
+    Example:
+        >>> read_changes(("seeds=1", "kept=[1, 8]", "data=mnist"))
+        {'seeds': 1, 'kept': [1, 8], 'data': 'mnist'}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            message = f"{text!r} changes no size; write NAME=VALUE, such as seeds=1."
+            raise InputError(message)
+        if name in found:
+            message = f"{name} is given twice, as {found[name]!r} and as {value!r}; give one."
+            raise InputError(message)
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the changes that change something.
+
+    Args:
+        key: The claim's public name, for messages.
+        setting: Its own sizes.
+        changes: New values by name.
+
+    Raises:
+        InputError: The setting has no size of a name, or its values are of another kind.
+    """
+    own = plain(setting)
+    for name, value in changes.items():
+        if name not in own:
+            message = f"{key} has no size {name!r}; it has {', '.join(sorted(own))}."
+            raise InputError(message)
+        if not _is_alike(own[name], value):
+            message = (
+                f"{name} of {key} is {json.dumps(own[name])}; {json.dumps(value)} is of another "
+                "kind."
+            )
+            raise InputError(message)
+    return {name: value for name, value in changes.items() if value != own[name]}
+
+
+def _is_alike(own: Any, value: Any) -> bool:
+    """Return whether a value can stand where another one stands."""
+    if isinstance(own, bool) or isinstance(value, bool):
+        return isinstance(own, bool) and isinstance(value, bool)
+    if isinstance(own, float):
+        return isinstance(value, int | float)
+    if isinstance(own, list) and isinstance(value, list):
+        return bool(value) and all(_is_alike(own[0], each) for each in value)
+    return isinstance(value, type(own)) or own is None
