@@ -53,6 +53,7 @@ class ErrorRates(Claim):
         "lr": 1e-4,
         "batch_size": 64,
         "epochs": 300,
+        "stop_loss": 0.005,
         "seeds": 3,
         "margin": 0.0,
     }

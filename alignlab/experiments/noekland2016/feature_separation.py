@@ -74,6 +74,7 @@ class FeatureSeparation(Claim):
         "lr": 1e-4,
         "batch_size": 64,
         "epochs": 300,
+        "stop_loss": 0.005,
         "seeds": 3,
     }
     full_data: ClassVar[tuple[str, ...]] = ("mnist",)
