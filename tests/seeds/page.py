@@ -60,6 +60,7 @@ This page is written from kept runs:
 
 ```sh
 make seeds    # every claim in its fast sizes, half an hour on two cores; then this page
+make seeds-full ALIGNLAB_DATA=~/data    # the sizes of the works: days on a few cores
 ```
 
 [Reproduce](reproduce.md) says how to run one claim, what it leaves, and how to run the sizes of the
@@ -76,7 +77,8 @@ works.
 - **status**: *reproduced* where every line holds. A claim that is not is listed below with our
   numbers; nothing was tuned until it would be.
 - **s**: seconds of all runs together, each on one thread. Sizes are *fast*, of a minute, or *full*,
-  those of the work or as near to them as is sensible.
+  those of the work or as near to them as is sensible; *full with* names what a run changed of
+  them, such as fewer seeds.
 """
 
 
