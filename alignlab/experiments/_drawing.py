@@ -1,8 +1,8 @@
-"""Curves and dots with their intervals over seeds, as the figures of claims show them."""
+"""Runs with the 95% interval of their mean, as the figures of claims show them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from alignlab.experiments._statistics import interval_of_mean
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["curve", "dots", "legend_beside", "level"]
+__all__ = ["curve", "dots", "legend_beside", "level", "whiskers"]
 
 
-def curve(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:
-    """Draw the mean over runs and its 95% interval.
+def curve(
+    axes: Axes, x: Sequence[float] | np.ndarray, values: np.ndarray, label: str, **style: Any
+) -> None:
+    """Draw the mean over runs as a line, with its 95% interval as a band.
 
     Args:
         axes: Into which.
@@ -28,6 +30,26 @@ def curve(axes: Axes, x: np.ndarray, values: np.ndarray, label: str, **style: An
     found = np.array([interval_of_mean(column) for column in values.T])
     (line,) = axes.plot(x, found[:, 0], label=label, **style)
     axes.fill_between(x, found[:, 1], found[:, 2], color=line.get_color(), alpha=0.2, lw=0)
+
+
+def whiskers(
+    axes: Axes, x: Sequence[float] | np.ndarray, values: np.ndarray, label: str, **style: Any
+) -> None:
+    """Draw the runs as dots, and their mean with its 95% interval, one column at each place.
+
+    Args:
+        axes: Into which.
+        x: Shape ``(n,)``.
+        values: Shape ``(n_runs, n)``.
+        label: For the legend.
+        style: Of the means; ``linestyle`` joins them.
+    """
+    mean, low, high = np.array([interval_of_mean(column) for column in values.T]).T
+    around = np.nan_to_num([mean - low, high - mean]).clip(min=0.0)
+    style = {"marker": "o", "markersize": 5, "capsize": 2, **style}
+    bars = axes.errorbar(x, mean, around, label=label, **style)
+    color = bars.lines[0].get_color()
+    axes.plot(x, values.T, ".", color=color, alpha=0.4, markersize=4)
 
 
 def dots(axes: Axes, groups: Mapping[str, np.ndarray], *, color: str = "C0") -> None:
@@ -46,6 +68,7 @@ def level(axes: Axes, height: float, text: str) -> None:
     axes.axhline(height, color="grey", ls=":", lw=1, label=text)
 
 
-def legend_beside(axes: Axes) -> None:
+def legend_beside(axes: Axes, title: str = "") -> None:
     """Put the legend to the right of the axes."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
+    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+    axes.legend(title=title or None, frameon=False, fontsize="small", **place)

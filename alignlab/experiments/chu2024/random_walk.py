@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._alignment import drawn, gradient_alignment, summed_cross_entropy
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
 from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments._selection import chosen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,10 +14,11 @@ from alignlab.experiments._alignment import (
     gradient_alignment,
     summed_cross_entropy,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
 from alignlab.experiments._drawing import curve, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.schedules import every
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.launay2019._drawing import beside, by_layer
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import DIGITS, images, rule
@@ -75,31 +74,32 @@ class DropoutShare(Claim):
             ("h2", none, ".58 - .55"),
         ]
         found = [
-            held(
+            mean_check(
                 f"cosine at {layer}, {less} less {much} of the units dropped",
-                at_layer(results, layer, dropped=less) - at_layer(results, layer, dropped=much),
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                over_seeds(results, "cosine", layer=layer, dropped=less)
+                - over_seeds(results, "cosine", layer=layer, dropped=much),
+                above=0.0,
                 stated=f"ours earlier: {gap} after 100 to 200 epochs",
             )
             for layer, less, gap in rows
         ]
         found.append(
-            held(
+            mean_check(
                 "cosine at h3, .5 less .1 of the units dropped",
-                at_layer(results, "h3", dropped=much) - at_layer(results, "h3", dropped=little),
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                over_seeds(results, "cosine", layer="h3", dropped=much)
+                - over_seeds(results, "cosine", layer="h3", dropped=little),
+                above=0.0,
                 stated="ours earlier: .70 - .61 after 100 to 200 epochs",
             )
         )
-        gap = _training_error(results, much) - _training_error(results, little)
+        gap = over_seeds(results, "train_error", dropped=much) - over_seeds(
+            results, "train_error", dropped=little
+        )
         found.append(
-            held(
+            mean_check(
                 "training error, .5 less .1 of the units dropped, percentage points",
                 gap,
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                above=0.0,
                 stated="ours earlier: 1.7 - .8",
             )
         )
@@ -113,8 +113,3 @@ class DropoutShare(Claim):
         beside(right, results, key="dropped", values=list(_SHARES), name="train_error")
         right.set_xlabel("units dropped")
         right.set_ylabel("training error (%)")
-
-
-def _training_error(results: xr.Dataset, name: str) -> np.ndarray:
-    runs = chosen(results, dropped=name).sortby("seed")
-    return np.asarray(runs["train_error"].values, dtype=float)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments.launay2019._checking import at_layer, held, near
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.launay2019._drawing import beside, by_layer
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
@@ -63,14 +64,15 @@ class SharedFeedback(Claim):
         del setting
         found = []
         for layer, stated in _STATED.items():
-            shared, own = (at_layer(results, layer, matrix=name) for name in _FEEDBACK)
+            shared, own = (
+                over_seeds(results, "cosine", layer=layer, matrix=name) for name in _FEEDBACK
+            )
             deviation = float(results["null_sd"].sel(layer=layer).mean())
             found.append(
-                held(
+                mean_check(
                     f"cosine at {layer}, shared less independent",
                     shared - own,
-                    expected="within 0.06 of 0",
-                    passes=near(0.0, 0.06),
+                    near=(0.0, 0.06),
                     stated=f"ours earlier: {stated} after 100 to 200 epochs",
                     chance=f"cosines themselves 0, deviation {deviation:.3f}",
                 )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, at_most, over_seeds, plot_over, points
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import curve, dots
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.noekland2016._setting import COLOURS, outcome
 
 if TYPE_CHECKING:
@@ -69,19 +71,21 @@ class DeepNetworks(Claim):
         test = {rule: over_seeds(results, "test_error", rule=rule) for rule in RULES}
         if setting["data"] != "digits":
             stated = "recalled: 2.32 +- 0.15"
-            return [at_most("test error of DFA, per cent", test["dfa"], 2.62, stated=stated)]
+            return [
+                mean_check("test error of DFA, per cent", test["dfa"], most=2.62, stated=stated)
+            ]
         return [
-            at_most(
+            mean_check(
                 "test error of DFA, per cent",
                 test["dfa"],
-                8.0,
+                most=8.0,
                 stated="ours earlier: 3.9",
                 chance="90",
             ),
-            at_least(
+            mean_check(
                 "test error of the output layer alone minus that of DFA, percentage points",
                 test["last"] - test["dfa"],
-                20.0,
+                least=20.0,
                 stated="ours earlier: 46 against 3.9",
             ),
         ]
@@ -89,13 +93,13 @@ class DeepNetworks(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw errors beside alignment by depth."""
         left, right = figure.subplots(1, 2)
-        points(left, RULES, [over_seeds(results, "test_error", rule=rule) for rule in RULES])
+        dots(left, {rule: over_seeds(results, "test_error", rule=rule) for rule in RULES})
         left.set_ylabel("test error (%)")
         left.set_ylim(bottom=0)
         layers = results["layer"].values
         for rule in ("fa", "dfa", "ifa"):
             cosine = over_seeds(results, "cosine", rule=rule)
-            plot_over(right, layers, cosine, label=rule, colour=COLOURS[rule])
+            curve(right, layers, cosine, label=rule, color=COLOURS[rule], marker=".")
         sd = over_seeds(results, "chance", rule="dfa").mean(0)
         right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
         right.axhline(0.0, color="0.8", linewidth=0.8)

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import chosen
+from alignlab.experiments._selection import chosen
 
 __all__ = ["GROUPS", "cosines_of_pairs", "group_of"]
 

@@ -17,10 +17,11 @@ from alignlab.experiments._alignment import (
     summed_cross_entropy,
     weights_of,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
 from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.snapshot import MeasuredRule
 
 if TYPE_CHECKING:

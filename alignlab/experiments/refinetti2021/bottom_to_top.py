@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._drawing import curve, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._half_times import noisy_training
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 from scipy.special import erf
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import worst_check
 from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._order_parameters import averages
-from alignlab.experiments.refinetti2021._students import worst_check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,10 +14,11 @@ from alignlab.experiments._alignment import (
     gradient_alignment,
     summed_cross_entropy,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, taught
 from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._structured import (
     KINDS,
     attainable_alignment,

@@ -22,10 +22,11 @@ from alignlab.experiments._alignment import (
     weight_alignment,
     weights_of,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import feedback_rule
 from alignlab.experiments._drawing import curve, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.schedules import at
 from alignlab.training import Moment, train
 

@@ -9,9 +9,10 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._alignment import accuracy, weights_of
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._images import image_network, image_training, images
 from alignlab.experiments.refinetti2021._pairs import GROUPS, cosines_of_pairs, group_of
 
