@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments._statistics import interval_of_mean
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["curve", "dots", "legend_beside", "level", "whiskers"]
+__all__ = ["curve", "dots", "dots_by", "legend_beside", "level", "whiskers"]
 
 
 def curve(
@@ -63,6 +65,20 @@ def dots(axes: Axes, groups: Mapping[str, np.ndarray], *, color: str = "C0") -> 
     axes.set_xlim(-0.5, len(groups) - 0.3)
 
 
+def dots_by(axes: Axes, results: xr.Dataset, variable: str, *coordinates: str) -> None:
+    """Draw the dots of a variable, a group for every combination of coordinates that was run."""
+    places = dict.fromkeys(
+        zip(*(results[name].values.tolist() for name in coordinates), strict=True)
+    )
+    groups = {
+        "\n".join(map(str, place)): over_seeds(
+            results, variable, **dict(zip(coordinates, place, strict=True))
+        )
+        for place in places
+    }
+    dots(axes, groups)
+
+
 def level(axes: Axes, height: float, text: str) -> None:
     """Draw a level such as chance or a bound."""
     axes.axhline(height, color="grey", ls=":", lw=1, label=text)
@@ -70,5 +86,10 @@ def level(axes: Axes, height: float, text: str) -> None:
 
 def legend_beside(axes: Axes, title: str = "") -> None:
     """Put the legend to the right of the axes."""
-    place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
-    axes.legend(title=title or None, frameon=False, fontsize="small", **place)
+    axes.legend(
+        title=title,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize="small",
+    )

@@ -1,11 +1,28 @@
-"""Runs by their coordinates, in the order of their seeds."""
+"""Runs by their coordinates: all combinations of some, and those that are chosen."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-__all__ = ["chosen", "over_seeds"]
+if TYPE_CHECKING:
+    from alignlab.experiments._base import Case
+
+__all__ = ["chosen", "crossed", "over_seeds"]
+
+
+def crossed(**coordinates: Iterable[str | float]) -> list[Case]:
+    """Return one case for every combination of coordinates, the last of which changes fastest.
+
+    Example:
+        >>> crossed(rule=("bp", "dfa"), seed=range(2))[1:3]
+        [{'rule': 'bp', 'seed': 1}, {'rule': 'dfa', 'seed': 0}]
+    """
+    return [dict(zip(coordinates, each, strict=True)) for each in product(*coordinates.values())]
 
 
 def chosen(results: xr.Dataset, **coordinates: str | float) -> xr.Dataset:

@@ -11,7 +11,7 @@ import xarray as xr
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import dots
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._recurrent import Recurrent, additions, summed_error
 from alignlab.experiments.boopathy2022._setting import rule_named
 from alignlab.schedules import every
@@ -66,8 +66,7 @@ class AddTask(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take the test loss after every epoch."""

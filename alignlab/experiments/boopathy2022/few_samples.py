@@ -11,7 +11,7 @@ import xarray as xr
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve, level
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._setting import COLOURS, fit, network, test_error
 
 if TYPE_CHECKING:
@@ -64,12 +64,9 @@ class FewSamples(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule, number of samples and seed."""
-        return [
-            {"rule": rule, "samples": number, "seed": seed}
-            for rule in setting["rules"]
-            for number in setting["numbers"]
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(
+            rule=setting["rules"], samples=setting["numbers"], seed=range(setting["seeds"])
+        )
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train on some samples and take the test error."""

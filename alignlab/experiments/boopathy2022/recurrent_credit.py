@@ -11,7 +11,7 @@ from alignlab.engine.capture import Capture
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import dots, level
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._recurrent import Recurrent, additions, summed_error
 from alignlab.kernels.cosines import cosine
 from alignlab.rules import AlignAda, Task
@@ -51,8 +51,7 @@ class RecurrentCredit(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one network a seed and credit."""
-        seeds = range(setting["seeds"])
-        return [{"credit": credit, "seed": seed} for credit in CREDITS for seed in seeds]
+        return crossed(credit=CREDITS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Take the first update and its cosines with the gradient."""

@@ -11,7 +11,7 @@ import xarray as xr
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._beside import BesideBackpropagation, changes
 from alignlab.experiments.boopathy2022._score import (
     alignment_score,
@@ -69,8 +69,7 @@ class ScoreByWidth(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one training a width and seed."""
-        seeds = range(setting["seeds"])
-        return [{"width": width, "seed": seed} for width in setting["widths"] for seed in seeds]
+        return crossed(width=setting["widths"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and compare both changes of each layer's weight."""

@@ -12,7 +12,7 @@ from alignlab.errors import InputError
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve, level
-from alignlab.experiments._selection import chosen, over_seeds
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.boopathy2022._setting import (
     COLOURS,
     fit,
@@ -66,13 +66,12 @@ class WidthSweep(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule, width, rate and seed."""
-        return [
-            {"rule": rule, "width": width, "lr": lr, "seed": seed}
-            for rule in setting["rules"]
-            for width in setting["widths"]
-            for lr in setting["lrs"]
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(
+            rule=setting["rules"],
+            width=setting["widths"],
+            lr=setting["lrs"],
+            seed=range(setting["seeds"]),
+        )
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take the test error; that of guessing where the loss is not finite."""

@@ -9,13 +9,14 @@ import numpy as np
 import seaborn as sns
 import xarray as xr
 
-from alignlab.experiments._drawing import dots, whiskers
+from alignlab.experiments._drawing import dots_by, whiskers
 from alignlab.experiments._selection import chosen, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["against", "beside", "by_layer"]
+__all__ = ["against", "by_layer", "layers_beside"]
 
 BAND = 1.96
 """Standard deviations of chance that are drawn to each side."""
@@ -80,20 +81,30 @@ def against(
     axes.set_ylabel("cosine with backpropagation")
 
 
-def beside(
-    axes: Axes, results: xr.Dataset, *, key: str, values: Sequence[str | float], name: str
+def layers_beside(
+    figure: Figure,
+    results: xr.Dataset,
+    *,
+    key: str,
+    values: Sequence[str | float],
+    error: str = "test",
 ) -> None:
-    """Draw one number of every condition, with its interval and the runs.
+    """Draw the cosines by layer, and beside them the error of every condition.
 
     Args:
-        axes: Where.
-        results: Along ``run``.
-        key: Coordinate that tells the conditions apart.
-        values: Its values.
-        name: Variable.
+        figure: An empty one.
+        results: As for ``by_layer``.
+        key: As for ``by_layer``.
+        values: As for ``by_layer``.
+        error: ``test`` or ``training``.
     """
-    dots(axes, {str(value): over_seeds(results, name, **{key: value}) for value in values})
-    axes.set_ylim(bottom=0.0)
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    by_layer(left, results, key=key, values=values)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(values) + 1, frameon=False)
+    dots_by(right, results, "test_error" if error == "test" else "train_error", key)
+    right.set_ylim(bottom=0.0)
+    right.set_xlabel(key)
+    right.set_ylabel(f"{error} error (%)")
 
 
 def _band_by_layer(axes: Axes, place: np.ndarray, deviations: np.ndarray) -> None:

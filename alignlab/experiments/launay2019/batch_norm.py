@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._selection import over_seeds
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -45,8 +45,7 @@ class BatchNorm(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both networks with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"norm": name, "seed": seed} for name in _NORMS for seed in seeds]
+        return crossed(norm=_NORMS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -85,9 +84,4 @@ class BatchNorm(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="norm", values=list(_NORMS))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="norm", values=list(_NORMS), name="test_error")
-        right.set_xlabel("batch norm")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="norm", values=list(_NORMS))

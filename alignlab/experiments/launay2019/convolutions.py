@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._selection import chosen, over_seeds
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.launay2019._convolutions import CIFAR_MAPS, DIGITS_MAPS, sizes
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn, pooled
 from alignlab.experiments.launay2019._points import PublishedHead
 from alignlab.experiments.launay2019._setting import images, rule
@@ -54,7 +54,7 @@ class Convolutions(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both networks with every seed."""
-        return [{"kind": kind, "seed": seed} for kind in _KINDS for seed in range(setting["seeds"])]
+        return crossed(kind=_KINDS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -114,8 +114,4 @@ class Convolutions(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="kind", values=_KINDS)
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="kind", values=_KINDS, name="test_error")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="kind", values=_KINDS)

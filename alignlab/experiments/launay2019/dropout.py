@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._selection import over_seeds
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -50,8 +50,7 @@ class DropoutShare(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every share with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"dropped": name, "seed": seed} for name in _SHARES for seed in seeds]
+        return crossed(dropped=_SHARES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -107,9 +106,4 @@ class DropoutShare(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the training error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="dropped", values=list(_SHARES))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
-        beside(right, results, key="dropped", values=list(_SHARES), name="train_error")
-        right.set_xlabel("units dropped")
-        right.set_ylabel("training error (%)")
+        layers_beside(figure, results, key="dropped", values=list(_SHARES), error="training")

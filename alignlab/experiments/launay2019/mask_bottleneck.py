@@ -10,7 +10,7 @@ import numpy as np
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check, rises
 from alignlab.experiments._drawing import legend_beside
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import against
 from alignlab.experiments.launay2019._mask import MaskedDFA
 from alignlab.experiments.launay2019._networks import dense, drawn
@@ -52,8 +52,7 @@ class MaskBottleneck(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every width of the mask with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"kept": kept, "seed": seed} for kept in setting["kept"] for seed in seeds]
+        return crossed(kept=setting["kept"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train under the mask, and measure cosines by layer and both errors."""

@@ -9,7 +9,7 @@ import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._selection import chosen, over_seeds
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import by_layer
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
@@ -55,8 +55,7 @@ class ModeConfound(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both networks with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"network": name, "seed": seed} for name in _NETWORKS for seed in seeds]
+        return crossed(network=_NETWORKS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer in both protocols."""

@@ -10,7 +10,7 @@ import numpy as np
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check, rises
 from alignlab.experiments._drawing import level, whiskers
-from alignlab.experiments._selection import chosen, over_seeds
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import against
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
@@ -50,8 +50,7 @@ class NarrowLayer(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every width with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"narrow": width, "seed": seed} for width in setting["narrow"] for seed in seeds]
+        return crossed(narrow=setting["narrow"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""

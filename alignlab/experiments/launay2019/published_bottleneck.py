@@ -10,7 +10,7 @@ import numpy as np
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import legend_beside
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import against
 from alignlab.experiments.launay2019._mask import PublishedBottleneck
 from alignlab.experiments.launay2019._networks import dense, drawn
@@ -64,8 +64,7 @@ class PublishedBottleneckLaw(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every width of the mask with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"kept": kept, "seed": seed} for kept in setting["kept"] for seed in seeds]
+        return crossed(kept=setting["kept"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train under the published masks, and measure as published."""

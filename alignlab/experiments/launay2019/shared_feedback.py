@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._selection import over_seeds
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -47,8 +47,7 @@ class SharedFeedback(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both kinds of feedback with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"matrix": name, "seed": seed} for name in _FEEDBACK for seed in seeds]
+        return crossed(matrix=_FEEDBACK, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -81,8 +80,4 @@ class SharedFeedback(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="matrix", values=list(_FEEDBACK))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="matrix", values=list(_FEEDBACK), name="test_error")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="matrix", values=list(_FEEDBACK))

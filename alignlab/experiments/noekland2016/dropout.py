@@ -10,8 +10,8 @@ from torch import nn
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._drawing import dots
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._drawing import dots_by
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.noekland2016._setting import error, fit, images, network
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ class Dropout(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule, with and without dropout, and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": r, "dropout": d, "seed": s} for r in RULES for d in PARTS for s in seeds]
+        return crossed(rule=RULES, dropout=PARTS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take both errors without dropping anything."""
@@ -112,12 +111,7 @@ class Dropout(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw test and training errors."""
         panels = figure.subplots(1, 2)
-        pairs = [(rule, part) for rule in RULES for part in PARTS]
         for axes, kind in zip(panels, ("test", "train"), strict=True):
-            groups = {
-                f"{rule}\n{part}": over_seeds(results, f"{kind}_error", rule=rule, dropout=part)
-                for rule, part in pairs
-            }
-            dots(axes, groups)
+            dots_by(axes, results, f"{kind}_error", "rule", "dropout")
             axes.set_ylim(bottom=0)
             axes.set_ylabel(f"{'training' if kind == 'train' else kind} error (%)")

@@ -9,9 +9,9 @@ import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._drawing import curve, dots
-from alignlab.experiments._selection import over_seeds
-from alignlab.experiments.noekland2016._setting import COLOURS, outcome
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.noekland2016._drawing import errors_beside_alignment
+from alignlab.experiments.noekland2016._setting import outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +62,7 @@ class ErrorRates(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take errors and alignment at the end."""
@@ -121,18 +120,4 @@ class ErrorRates(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw errors beside alignment."""
-        left, right = figure.subplots(1, 2)
-        dots(left, {rule: over_seeds(results, "test_error", rule=rule) for rule in RULES})
-        left.set_ylabel("test error (%)")
-        left.set_ylim(bottom=0)
-        layers = results["layer"].values
-        for rule in ("fa", "dfa", "ifa"):
-            cosine = over_seeds(results, "cosine", rule=rule)
-            curve(right, layers, cosine, label=rule, color=COLOURS[rule], marker=".")
-        sd = over_seeds(results, "chance", rule="dfa").mean(0)
-        right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
-        right.axhline(0.0, color="0.8", linewidth=0.8)
-        right.set_xticks(layers)
-        right.set_xlabel("hidden layer")
-        right.set_ylabel("cosine of error signals (1)")
-        figure.legend(loc="outside lower right", ncols=4)
+        errors_beside_alignment(figure, results, error="test_error", aligned=("fa", "dfa", "ifa"))

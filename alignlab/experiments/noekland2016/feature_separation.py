@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve
-from alignlab.experiments._selection import chosen, over_seeds
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.noekland2016._setting import COLOURS, fit, images, network
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class FeatureSeparation(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take the scatter of the test samples; a map of them for the first seed."""

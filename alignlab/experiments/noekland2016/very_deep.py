@@ -9,9 +9,9 @@ import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._drawing import curve, dots, level
-from alignlab.experiments._selection import over_seeds
-from alignlab.experiments.noekland2016._setting import COLOURS, outcome
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.noekland2016._drawing import errors_beside_alignment
+from alignlab.experiments.noekland2016._setting import outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,8 +64,7 @@ class VeryDeep(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take errors and alignment at the end."""
@@ -99,17 +98,4 @@ class VeryDeep(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw errors beside DFA's alignment by depth."""
-        left, right = figure.subplots(1, 2)
-        dots(left, {rule: over_seeds(results, "train_error", rule=rule) for rule in RULES})
-        level(left, 90.0, "chance (error)")
-        left.set_ylabel("training error (%)")
-        left.set_ylim(-3, 100)
-        layers = results["layer"].values
-        cosine = over_seeds(results, "cosine", rule="dfa")
-        curve(right, layers, cosine, label="dfa", color=COLOURS["dfa"], marker=".")
-        sd = over_seeds(results, "chance", rule="dfa").mean(0)
-        right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
-        right.plot(layers, -2 * sd, ":", color="0.4")
-        right.set_xlabel("hidden layer")
-        right.set_ylabel("cosine of error signals (1)")
-        figure.legend(loc="outside lower right", ncols=2)
+        errors_beside_alignment(figure, results, error="train_error", aligned=("dfa",), chance=90.0)

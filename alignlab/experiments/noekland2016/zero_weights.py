@@ -11,7 +11,7 @@ import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._drawing import dots, level
+from alignlab.experiments._drawing import dots_by, level
 from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.noekland2016._setting import cosines, error, fit, images, network
 from alignlab.schedules import at
@@ -127,13 +127,7 @@ class ZeroWeights(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the error of each network."""
         axes = figure.subplots()
-        groups = {
-            f"{rule}\n{activation}": over_seeds(
-                results, "test_error", rule=rule, activation=activation
-            )
-            for rule, activation in NETWORKS
-        }
-        dots(axes, groups)
+        dots_by(axes, results, "test_error", "rule", "activation")
         level(axes, 90.0, "chance")
         axes.set_ylim(0, 100)
         axes.set_ylabel("test error (%)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check, worst_check
 from alignlab.experiments._drawing import legend_beside, level, whiskers
-from alignlab.experiments._selection import over_seeds
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.refinetti2021._linear import squared_error
 from alignlab.probe import Probe
 from alignlab.rules import DFA
@@ -64,11 +64,7 @@ class Bottleneck(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every width with every seed."""
-        return [
-            {"width": width, "seed": seed}
-            for width in setting["widths"]
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(width=setting["widths"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Return the alignment of the first two hidden layers, measured by a probe."""
@@ -134,7 +130,8 @@ def _below(values: np.ndarray, width: int, errors: int) -> list[Check]:
     """Return the checks of a width below that of the error, whose runs are the rows."""
     checks = []
     for number, column in enumerate(values.T):
-        derived, bounds = (width / errors) ** (0.5 * (2 - number)), {}
+        derived = (width / errors) ** (0.5 * (2 - number))
+        bounds: dict[str, Any] = {}
         if 2 * width == errors:
             bounds = {"near": (derived, _NEAR)} if number else {"below": _MOST_BELOW}
         checks.append(
