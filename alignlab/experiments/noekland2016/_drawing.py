@@ -48,6 +48,7 @@ def errors_beside_alignment(
     right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
     right.plot(layers, -2 * sd, ":", color="0.4")
     right.axhline(0.0, color="0.8", linewidth=0.8)
+    right.locator_params(axis="x", integer=True)
     right.set_xlabel("hidden layer")
     right.set_ylabel("cosine of error signals (1)")
     figure.legend(loc="outside lower right", ncols=4)
