@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignlab.experiments._base import Case, Check, Claim, Work, chosen
+    from alignlab.experiments._base import Case, Check, Claim, Work
     from alignlab.experiments._catalogue import Entry, catalogue, found
     from alignlab.experiments._outcome import Outcome
     from alignlab.experiments._running import reproduce, reproduce_many
+    from alignlab.experiments._selection import chosen
     from alignlab.experiments._statistics import interval_of_mean, interval_of_share
 
 __all__ = [
@@ -29,10 +30,11 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("Case", "Check", "Claim", "Work", "chosen"), "_base"),
+    **dict.fromkeys(("Case", "Check", "Claim", "Work"), "_base"),
     **dict.fromkeys(("Entry", "catalogue", "found"), "_catalogue"),
     "Outcome": "_outcome",
     **dict.fromkeys(("reproduce", "reproduce_many"), "_running"),
+    "chosen": "_selection",
     **dict.fromkeys(("interval_of_mean", "interval_of_share"), "_statistics"),
 }
 

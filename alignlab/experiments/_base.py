@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import xarray as xr
 
 from alignlab.experiments._check import Check
@@ -16,7 +15,7 @@ from alignlab.experiments._check import Check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Case", "Check", "Claim", "Provenance", "Setting", "Work", "chosen"]
+__all__ = ["Case", "Check", "Claim", "Provenance", "Setting", "Work"]
 
 Case = Mapping[str, str | int | float]
 """Coordinates of one run, such as its rule and its seed; they make its file and its place."""
@@ -94,17 +93,3 @@ class Claim(ABC):
     @abstractmethod
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the results into an empty figure."""
-
-
-def chosen(results: xr.Dataset, **coordinates: str | float) -> xr.Dataset:
-    """Return the runs with these coordinates.
-
-    Example:
-        >>> ds = xr.Dataset({"a": ("run", [1, 2])}, {"rule": ("run", ["bp", "dfa"])})
-        >>> chosen(ds, rule="dfa")["a"].values
-        array([2])
-    """
-    mask = np.ones(results.sizes["run"], dtype=bool)
-    for name, value in coordinates.items():
-        mask &= results[name].values == value
-    return results.isel(run=mask)

@@ -1,4 +1,4 @@
-"""A mean over runs, held against a bound."""
+"""What came out of runs, held against bounds: a mean, a rise, a share, the largest of all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from alignlab.experiments._base import Check
 from alignlab.experiments._statistics import interval_of_mean, interval_of_share
 
-__all__ = ["mean_check", "share_check"]
+__all__ = ["mean_check", "rises", "share_check", "worst_check"]
 
 
 def mean_check(
@@ -18,20 +18,64 @@ def mean_check(
     *,
     least: float | None = None,
     most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    near: tuple[float, float] | None = None,
     stated: str = "",
     chance: str = "",
 ) -> Check:
-    """Return the check that the mean of runs lies between two bounds, either of which may be none.
+    """Return the check that the mean of runs is within its bounds, all of which may be missing.
 
-    NaN passes nothing.
+    A run that is NaN passes nothing, and neither does no run at all.
+
+    Args:
+        what: What the values are.
+        values: One for each run.
+        least: Smallest mean that passes.
+        most: Largest mean that passes.
+        above: What the mean must exceed.
+        below: What the mean must be smaller than.
+        near: A target, and how far from it the mean may be.
+        stated: What the source or we have for it.
+        chance: What would come out by chance.
     """
     values = np.asarray(values, dtype=float)
     mean, low, high = interval_of_mean(values)
-    is_whole = bool(np.isfinite(values).all()) and values.size > 0
-    passed = is_whole and (least is None or mean >= least) and (most is None or mean <= most)
-    bounds = ((">=", least), ("<=", most))
-    expected = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-    return Check(what, mean, expected or "no bound", passed, stated, low, high, chance, values.size)
+    passed = (
+        values.size > 0
+        and bool(np.isfinite(values).all())
+        and (least is None or mean >= least)
+        and (most is None or mean <= most)
+        and (above is None or mean > above)
+        and (below is None or mean < below)
+        and (near is None or abs(mean - near[0]) <= near[1])
+    )
+    words = {">=": least, "<=": most, ">": above, "<": below}
+    parts = [f"{sign} {bound:g}" for sign, bound in words.items() if bound is not None]
+    if least is not None and most is not None:
+        parts[:2] = [f"{least:g} to {most:g}"]
+    if near is not None:
+        parts.append(f"{near[0]:.3f} within {near[1]:g}")
+    expected = " and ".join(parts) or "no bound"
+    return Check(what, mean, expected, passed, stated, low, high, chance, values.size)
+
+
+def rises(what: str, values: np.ndarray, *, stated: str = "", chance: str = "") -> Check:
+    """Return the check that means over runs rise with every step of a list of conditions.
+
+    Args:
+        what: What rises, and over which conditions.
+        values: Shape ``(n_conditions, n_runs)``, conditions in the order in which they rise.
+        stated: What the source or we have for it.
+        chance: What would come out by chance.
+
+    Returns:
+        Its number is the smallest step from one mean to the next, with the interval of that step;
+        NaN passes nothing.
+    """
+    steps = np.diff(values, axis=0)
+    smallest = steps[int(np.argmin(steps.mean(1)))]
+    return mean_check(f"{what}, smallest step", smallest, above=0.0, stated=stated, chance=chance)
 
 
 def share_check(
@@ -39,11 +83,26 @@ def share_check(
     holds: Sequence[bool] | np.ndarray,
     *,
     least: float = 1.0,
+    most: float = 1.0,
     stated: str = "",
     chance: str = "",
 ) -> Check:
-    """Return the check that something holds in at least a share of the runs."""
+    """Return the check that the share of runs in which something holds is within its bounds.
+
+    No run at all passes nothing.
+    """
     count, total = int(np.count_nonzero(holds)), len(holds)
-    share, low, high = interval_of_share(count, total)
-    expected = f">= {least:g} of the runs"
-    return Check(what, share, expected, share >= least, stated, low, high, chance, total)
+    share, low, high = interval_of_share(count, total) if total else (float("nan"),) * 3
+    bounds = {f">= {least:g}": least > 0.0, f"<= {most:g}": most < 1.0}
+    parts = [words for words, is_bound in bounds.items() if is_bound]
+    expected = f"{' and '.join(parts)} of the runs" if parts else "no bound"
+    return Check(what, share, expected, least <= share <= most, stated, low, high, chance, total)
+
+
+def worst_check(
+    what: str, values: Sequence[float] | np.ndarray, *, most: float, stated: str = ""
+) -> Check:
+    """Return the check that the largest of all values is at most so; NaN passes nothing."""
+    found = np.asarray(values, dtype=float).ravel()
+    worst = float(found.max()) if found.size else float("nan")
+    return Check(what, worst, f"<= {most:g} in every run", worst <= most, stated, runs=found.size)

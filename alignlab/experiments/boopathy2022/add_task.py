@@ -9,7 +9,9 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_most, over_seeds, points
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import dots
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._recurrent import Recurrent, additions, summed_error
 from alignlab.experiments.boopathy2022._setting import rule_named
 from alignlab.schedules import every
@@ -64,8 +66,7 @@ class AddTask(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take the test loss after every epoch."""
@@ -120,10 +121,10 @@ class AddTask(Claim):
             stated = stated if is_fast else ""
             found.append(Check(what, ratio, f"<= {bound}", passed, stated, runs=runs))
         return found + [
-            at_most(
+            mean_check(
                 f"test loss of {rule}",
                 values,
-                round(0.8 * constant, 3),
+                most=round(0.8 * constant, 3),
                 stated=f"ours earlier: {STATED.get(rule, '.54 to .75')}" if is_fast else "",
                 chance=f"best constant {constant:.2f}",
             )
@@ -134,7 +135,8 @@ class AddTask(Claim):
         """Draw the loss of each rule."""
         axes = figure.subplots()
         labels = ("BPTT", "align-ada", "align-zero", "readout alone")
-        points(axes, labels, [over_seeds(results, "least_loss", rule=rule) for rule in RULES])
+        loss = [over_seeds(results, "least_loss", rule=rule) for rule in RULES]
+        dots(axes, dict(zip(labels, loss, strict=True)))
         axes.set_ylim(bottom=0)
         axes.set_ylabel("least test loss (squared error, summed over steps)")
 

@@ -9,7 +9,9 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, between, over_seeds, plot_over
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import curve, level
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._setting import COLOURS, fit, network, test_error
 
 if TYPE_CHECKING:
@@ -62,12 +64,9 @@ class FewSamples(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule, number of samples and seed."""
-        return [
-            {"rule": rule, "samples": number, "seed": seed}
-            for rule in setting["rules"]
-            for number in setting["numbers"]
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(
+            rule=setting["rules"], samples=setting["numbers"], seed=range(setting["seeds"])
+        )
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train on some samples and take the test error."""
@@ -85,16 +84,17 @@ class FewSamples(Claim):
         }
         zero, text = STATED["align-zero"], f"with {NUMBER} samples, percentage points"
         return [
-            between(
+            mean_check(
                 f"test error of align-zero minus that of BP {text}",
                 test["align-zero"] - test["bp"],
-                *(-4.0, 4.0),
+                least=-4.0,
+                most=4.0,
                 stated=f"ours earlier: {zero} against {STATED['bp']}",
             ),
-            at_least(
+            mean_check(
                 f"test error of FA minus that of align-zero {text}",
                 test["fa"] - test["align-zero"],
-                20.0,
+                least=20.0,
                 stated=f"ours earlier: {STATED['fa']} against {zero}",
             ),
         ]
@@ -107,12 +107,12 @@ class FewSamples(Claim):
             values = [over_seeds(results, "test_error", rule=rule, samples=n) for n in numbers]
             colour = COLOURS[rule]
             if len(numbers) > 1:
-                plot_over(axes, numbers, np.stack(values, axis=1), label=rule, colour=colour)
+                curve(axes, numbers, np.stack(values, axis=1), label=rule, color=colour, marker=".")
                 continue
             place = list(COLOURS).index(rule)
-            plot_over(axes, [place], values[0][:, None], label=rule, colour=colour)
+            curve(axes, [place], values[0][:, None], label=rule, color=colour, marker=".")
             axes.plot([place] * len(values[0]), values[0], ".", color=colour, markersize=4)
-        axes.axhline(90.0, color="0.4", linestyle=":", label="chance")
+        level(axes, 90.0, "chance")
         axes.set_ylim(0, 100)
         if len(numbers) > 1:
             axes.set_xscale("log")

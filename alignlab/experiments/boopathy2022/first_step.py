@@ -10,8 +10,10 @@ import xarray as xr
 from torch import nn
 
 from alignlab.engine.capture import Capture
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments._over_seeds import over_seeds, points
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import worst_check
+from alignlab.experiments._drawing import dots, level
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.boopathy2022._recurrent import Recurrent, additions, summed_error
 from alignlab.experiments.boopathy2022._setting import (
     data,
@@ -91,14 +93,10 @@ class FirstStep(Claim):
         del setting
         found = []
         for kind in KINDS:
-            some = chosen(results, kind=kind)
             for rule in RULES:
-                worst = float(some["distance"].sel(rule=rule).max())
-                what = f"distance of {rule} from backpropagation in the first step, {kind}"
-                stated, runs = "ours earlier: 0", some.sizes["run"]
-                found.append(
-                    Check(what, worst, "<= 1e-05, relative", worst <= 1e-5, stated, runs=runs)
-                )
+                distance = over_seeds(results, "distance", kind=kind, rule=rule)
+                what = f"relative distance of {rule} from backpropagation in the first step, {kind}"
+                found.append(worst_check(what, distance, most=1e-5, stated="ours earlier: 0"))
         return found
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
@@ -106,8 +104,8 @@ class FirstStep(Claim):
         panels = figure.subplots(1, 2, sharey=True)
         for axes, kind in zip(panels, KINDS, strict=True):
             distance = over_seeds(results, "distance", kind=kind)
-            points(axes, RULES, list(distance.T))
-            axes.axhline(1e-5, color="0.4", linestyle=":", label="limit of the check")
+            dots(axes, dict(zip(RULES, distance.T, strict=True)))
+            level(axes, 1e-5, "limit of the check")
             axes.set_yscale("symlog", linthresh=1e-8)
             axes.set_title(kind)
         panels[0].set_ylabel("relative distance from the gradient (1)")

@@ -9,7 +9,9 @@ import xarray as xr
 
 from alignlab.engine.capture import Capture
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, between, over_seeds, points
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import dots, level
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._recurrent import Recurrent, additions, summed_error
 from alignlab.kernels.cosines import cosine
 from alignlab.rules import AlignAda, Task
@@ -49,8 +51,7 @@ class RecurrentCredit(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one network a seed and credit."""
-        seeds = range(setting["seeds"])
-        return [{"credit": credit, "seed": seed} for credit in CREDITS for seed in seeds]
+        return crossed(credit=CREDITS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Take the first update and its cosines with the gradient."""
@@ -80,8 +81,10 @@ class RecurrentCredit(Claim):
             what = f"cosine of the first update with the gradient, {name}"
             stated = f"ours earlier: {STATED[place]}"
             values = published[:, place]
-            found.append(between(f"{what}, published credit", values, 0.3, 0.8, stated=stated))
-            found.append(at_least(f"{what}, corrected", corrected[:, place], 0.999))
+            found.append(
+                mean_check(f"{what}, published credit", values, least=0.3, most=0.8, stated=stated)
+            )
+            found.append(mean_check(f"{what}, corrected", corrected[:, place], least=0.999))
         return found
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
@@ -89,9 +92,9 @@ class RecurrentCredit(Claim):
         panels = figure.subplots(1, 2, sharey=True)
         for axes, credit in zip(panels, CREDITS, strict=True):
             values = over_seeds(results, "cosine", credit=credit)
-            points(axes, list(PARAMETERS.values()), list(values.T))
+            dots(axes, dict(zip(PARAMETERS.values(), values.T, strict=True)))
             axes.set_title(f"{credit} credit")
-            axes.axhline(1.0, color="0.4", linestyle=":", label="backpropagation")
+            level(axes, 1.0, "backpropagation")
             axes.set_ylim(0, 1.05)
         panels[0].set_ylabel("cosine of the first update (1)")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower right")

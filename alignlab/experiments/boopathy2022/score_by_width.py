@@ -9,7 +9,9 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, over_seeds, plot_over
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import curve
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._beside import BesideBackpropagation, changes
 from alignlab.experiments.boopathy2022._score import (
     alignment_score,
@@ -67,8 +69,7 @@ class ScoreByWidth(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one training a width and seed."""
-        seeds = range(setting["seeds"])
-        return [{"width": width, "seed": seed} for width in setting["widths"] for seed in seeds]
+        return crossed(width=setting["widths"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and compare both changes of each layer's weight."""
@@ -107,17 +108,17 @@ class ScoreByWidth(Claim):
                     bool(steps.min() > 0),
                     runs=setting["seeds"],
                 ),
-                at_least(
+                mean_check(
                     f"alignment score at width {wide}, {text}",
                     score[wide][:, place],
-                    0.95,
+                    least=0.95,
                     stated=stated,
                     chance=f"{null[place]:.2f}",
                 ),
-                at_least(
+                mean_check(
                     f"score minus that of shuffled changes at width {wide}, {text}",
                     score[wide][:, place] - other[:, place],
-                    0.3,
+                    least=0.3,
                 ),
             ]
         return found
@@ -135,7 +136,7 @@ class ScoreByWidth(Claim):
                 ("chance", "chance", "0.4"),
             ):
                 rows = [over_seeds(results, name, width=w)[:, place] for w in widths]
-                plot_over(axes, widths, np.stack(rows, axis=1), label=label, colour=colour)
+                curve(axes, widths, np.stack(rows, axis=1), label=label, color=colour, marker=".")
             axes.set_xscale("log", base=2)
             axes.set_xticks(widths, [str(width) for width in widths])
             axes.set_ylim(0, 1.03)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments._statistics import interval_of_mean
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check, worst_check
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.boopathy2022._score import (
     alignment_score,
     estimated_score,
@@ -76,26 +77,13 @@ class ScoreEstimator(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the estimate against the closed form, and independence against chance."""
         difference = np.abs(results["estimated"].values - results["exact"].values)
-        worst, runs = float(difference.max()), results.sizes["run"]
-        found = [
-            Check(
-                "largest difference of estimate and closed form",
-                worst,
-                f"<= {TOLERANCE}",
-                worst <= TOLERANCE,
-                runs=runs,
-            )
-        ]
+        what = "largest difference of estimate and closed form"
+        found = [worst_check(what, difference.max(1), most=TOLERANCE)]
         for out, into in setting["shapes"]:
             values = chosen(results, n_out=out, n_in=into)["exact"].sel(share=0.0).values
-            mean, low, high = interval_of_mean(values)
             null = score_by_chance(out, into)
-            passed = abs(mean - null) <= TOLERANCE
             what = f"score of independent normal changes of shape {out} x {into}"
-            expected = f"{null:.3f} within {TOLERANCE}"
-            found.append(
-                Check(what, mean, expected, passed, "", low, high, f"{null:.3f}", len(values))
-            )
+            found.append(mean_check(what, values, near=(null, TOLERANCE), chance=f"{null:.3f}"))
         return found
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:

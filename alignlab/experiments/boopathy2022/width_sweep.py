@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 
 from alignlab.errors import InputError
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments._over_seeds import at_least, between, over_seeds, plot_over
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import curve, level
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.boopathy2022._setting import (
     COLOURS,
     fit,
@@ -64,13 +66,12 @@ class WidthSweep(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule, width, rate and seed."""
-        return [
-            {"rule": rule, "width": width, "lr": lr, "seed": seed}
-            for rule in setting["rules"]
-            for width in setting["widths"]
-            for lr in setting["lrs"]
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(
+            rule=setting["rules"],
+            width=setting["widths"],
+            lr=setting["lrs"],
+            seed=range(setting["seeds"]),
+        )
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take the test error; that of guessing where the loss is not finite."""
@@ -94,19 +95,20 @@ class WidthSweep(Claim):
         }
         stated = {"align-zero": "7.9 against 8.8", "align-ada": "7.9 against 8.8"}
         found = [
-            between(
+            mean_check(
                 f"test error of {rule} minus that of BP at width {wide}, percentage points",
                 at[rule, wide] - at["bp", wide],
-                *(-2.5, 2.5),
+                least=-2.5,
+                most=2.5,
                 stated=f"ours earlier: {stated[rule]}",
             )
             for rule in stated
         ]
         found.append(
-            at_least(
+            mean_check(
                 f"test error of DFA minus that of align-zero at width {wide}, percentage points",
                 at["dfa", wide] - at["align-zero", wide],
-                15.0,
+                least=15.0,
                 stated="ours earlier: 42.9 against 7.9",
             )
         )
@@ -127,8 +129,8 @@ class WidthSweep(Claim):
         widths = sorted({int(width) for width in results["width"].values})
         for rule in dict.fromkeys(results["rule"].values.tolist()):
             values = np.stack([_best(results, rule, width) for width in widths], axis=1)
-            plot_over(axes, widths, values, label=rule, colour=COLOURS[rule])
-        axes.axhline(90.0, color="0.4", linestyle=":", label="chance")
+            curve(axes, widths, values, label=rule, color=COLOURS[rule], marker=".")
+        level(axes, 90.0, "chance")
         axes.set_xscale("log", base=2)
         axes.set_xticks(widths, [str(width) for width in widths])
         axes.set_ylim(0, 100)

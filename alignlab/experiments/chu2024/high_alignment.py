@@ -13,10 +13,11 @@ from alignlab.experiments._alignment import (
     gradient_alignment,
     summed_cross_entropy,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
-from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._drawing import dots_by, legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,12 +62,11 @@ class HighAlignment(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both kinds of initial weights for every activation and seed."""
-        return [
-            {"activation": activation, "start": start, "seed": seed}
-            for activation in setting["activations"]
-            for start in ("default", "positive")
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(
+            activation=setting["activations"],
+            start=("default", "positive"),
+            seed=range(setting["seeds"]),
+        )
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train, and measure alignment and accuracy at the end."""
@@ -96,9 +96,7 @@ class HighAlignment(Claim):
         found = []
         for activation in setting["activations"]:
             runs = chosen(results, activation=activation)
-            usual, positive = (
-                chosen(runs, start=start).sortby("seed") for start in ("default", "positive")
-            )
+            usual, positive = (chosen(runs, start=start) for start in ("default", "positive"))
             aligned, right = _STATED[activation]
             for name, runs_of in (("usual", usual), ("positive", positive)):
                 found += [
@@ -126,14 +124,7 @@ class HighAlignment(Claim):
         """Draw alignment and accuracy of both starts for every activation."""
         labels = {"alignment": "gradient alignment", "accuracy": "accuracy on test digits"}
         for axes, (name, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
-            groups = {
-                f"{activation}\n{start}": chosen(results, activation=activation, start=start)[
-                    name
-                ].values
-                for activation in dict.fromkeys(results["activation"].values)
-                for start in ("default", "positive")
-            }
-            dots(axes, groups)
+            dots_by(axes, results, name, "activation", "start")
             axes.set_ylabel(label)
             level(axes, 0.0 if name == "alignment" else 0.1, "chance")
         legend_beside(axes)

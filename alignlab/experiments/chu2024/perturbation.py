@@ -11,9 +11,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 from alignlab.experiments._alignment import gradient_alignment, plain_sgd
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.chu2024._interpolation import (
     feedback_rule,
     interpolated,

@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._alignment import drawn, gradient_alignment, summed_cross_entropy
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
 from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +54,7 @@ class RandomWalk(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every activation for every seed."""
-        activations, seeds = setting["activations"], range(setting["seeds"])
-        return [{"activation": a, "seed": s} for a in activations for s in seeds]
+        return crossed(activation=setting["activations"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train, then measure with the feedback of the training and with fresh ones."""

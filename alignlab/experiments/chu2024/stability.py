@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.chu2024._interpolation import (
     interpolated,
     kernel_spectrum,
@@ -85,7 +86,7 @@ class Stability(Claim):
         smallest = "smallest real part of the eigenvalues of K"
         return [
             mean_check(
-                "largest final summed squared error", [float(results["loss"].max())], most=1e-20
+                "largest final summed squared error", [results["loss"].values.max()], most=1e-20
             ),
             share_check(
                 f"{smallest} > 0 where DFA arrived",

@@ -14,10 +14,11 @@ from alignlab.experiments._alignment import (
     gradient_alignment,
     summed_cross_entropy,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
 from alignlab.experiments._drawing import curve, legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 from alignlab.schedules import every
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class WithoutAlignment(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both sizes of initial weights, with and without learning hidden layers."""
-        return [{"start": k, "seed": s} for k in _LABELS for s in range(setting["seeds"])]
+        return crossed(start=_LABELS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and watch share and accuracy once an epoch."""

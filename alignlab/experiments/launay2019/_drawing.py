@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import seaborn as sns
 import xarray as xr
 
-from alignlab.experiments._base import chosen
-from alignlab.experiments._statistics import interval_of_mean
+from alignlab.experiments._drawing import dots_by, whiskers
+from alignlab.experiments._selection import chosen, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["against", "beside", "by_layer", "legend"]
+__all__ = ["against", "by_layer", "layers_beside"]
 
 BAND = 1.96
 """Standard deviations of chance that are drawn to each side."""
@@ -35,9 +36,9 @@ def by_layer(axes: Axes, results: xr.Dataset, *, key: str, values: Sequence[str 
     if "null_sd" in results:
         _band_by_layer(axes, place, results["null_sd"].mean("run").values)
     for number, (value, colour) in enumerate(zip(values, sns.color_palette(), strict=False)):
-        cosines = chosen(results, **{key: value})["cosine"]
+        cosines = over_seeds(results, "cosine", **{key: value})
         shift = 0.5 * ((number + 0.5) / len(values) - 0.5)
-        _points(axes, place + shift, cosines, colour=colour, label=str(value))
+        whiskers(axes, place + shift, cosines, str(value), color=colour, linestyle="none")
     axes.set_xticks(place, layers)
     axes.set_xlabel("hidden layer")
     axes.set_ylabel("cosine with backpropagation")
@@ -63,10 +64,9 @@ def against(
         band: Whether the chance band of every layer is drawn.
     """
     for layer, colour in zip(results["layer"].values, sns.color_palette(), strict=False):
-        one = results.sel(layer=[layer])
-        at = [chosen(one, **{key: value}) for value in values]
-        runs = np.array([interval_of_mean(each["cosine"].values.ravel()) for each in at])
-        _line(axes, np.asarray(values, dtype=float), runs, colour=colour, label=str(layer))
+        at = [chosen(results, layer=layer, **{key: value}) for value in values]
+        runs = np.stack([each["cosine"].values for each in at], axis=1)
+        whiskers(axes, values, runs, str(layer), color=colour)
         if band and "null_sd" in results:
             half = BAND * np.array([float(each["null_sd"].mean()) for each in at])
             name = f"{layer}, chance 95%" if np.isfinite(half).all() else None
@@ -81,32 +81,30 @@ def against(
     axes.set_ylabel("cosine with backpropagation")
 
 
-def beside(
-    axes: Axes, results: xr.Dataset, *, key: str, values: Sequence[str | float], name: str
+def layers_beside(
+    figure: Figure,
+    results: xr.Dataset,
+    *,
+    key: str,
+    values: Sequence[str | float],
+    error: str = "test",
 ) -> None:
-    """Draw one number of every condition, with its interval and the runs.
+    """Draw the cosines by layer, and beside them the error of every condition.
 
     Args:
-        axes: Where.
-        results: Along ``run``.
-        key: Coordinate that tells the conditions apart.
-        values: Its values.
-        name: Variable.
+        figure: An empty one.
+        results: As for ``by_layer``.
+        key: As for ``by_layer``.
+        values: As for ``by_layer``.
+        error: ``test`` or ``training``.
     """
-    for place, (value, colour) in enumerate(zip(values, sns.color_palette(), strict=False)):
-        runs = chosen(results, **{key: value})[name].values.astype(float)
-        mean, low, high = interval_of_mean(runs)
-        axes.bar(place, mean, 0.6, color=colour, alpha=0.6)
-        if np.isfinite(low):
-            axes.errorbar(place, mean, [[mean - low], [high - mean]], color="0.2", capsize=3)
-        axes.plot(np.full(runs.shape, place), runs, "o", color="0.2", markersize=3)
-    axes.set_xticks(range(len(values)), [str(value) for value in values])
-    axes.set_ylim(bottom=0.0)
-
-
-def legend(axes: Axes, title: str) -> None:
-    """Put the legend beside the data."""
-    axes.legend(title=title, loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False)
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    by_layer(left, results, key=key, values=values)
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(values) + 1, frameon=False)
+    dots_by(right, results, "test_error" if error == "test" else "train_error", key)
+    right.set_ylim(bottom=0.0)
+    right.set_xlabel(key)
+    right.set_ylabel(f"{error} error (%)")
 
 
 def _band_by_layer(axes: Axes, place: np.ndarray, deviations: np.ndarray) -> None:
@@ -119,29 +117,3 @@ def _band_by_layer(axes: Axes, place: np.ndarray, deviations: np.ndarray) -> Non
             label="chance, 95%" if number == 0 else None,
         )
     axes.axhline(0.0, color="0.6", linewidth=0.8)
-
-
-def _points(
-    axes: Axes, place: np.ndarray, cosines: xr.DataArray, *, colour: Any, label: str
-) -> None:
-    runs = [cosines.isel(layer=number).values for number in range(cosines.sizes["layer"])]
-    found = np.array([interval_of_mean(each) for each in runs])
-    _intervals(axes, place, found, colour=colour, label=label, line="")
-    for at, each in zip(place, runs, strict=True):
-        axes.plot(np.full(each.shape, at), each, ".", color=colour, alpha=0.4, markersize=4)
-
-
-def _line(axes: Axes, place: np.ndarray, found: np.ndarray, *, colour: Any, label: str) -> None:
-    _intervals(axes, place, found, colour=colour, label=label, line="-")
-
-
-def _intervals(
-    axes: Axes, place: np.ndarray, found: np.ndarray, *, colour: Any, label: str, line: str
-) -> None:
-    """Draw rows of mean and edges; an interval that is unknown is not drawn."""
-    mean = found[:, 0]
-    around = np.nan_to_num(np.abs(found[:, 1:] - mean[:, None]).T)
-    axes.errorbar(
-        place, mean, around, color=colour, label=label, marker="o", markersize=5,
-        linestyle=line or "none", capsize=2,
-    )  # fmt: skip

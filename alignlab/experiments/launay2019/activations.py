@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import chosen, over_seeds
 from alignlab.experiments.launay2019._drawing import by_layer
 from alignlab.experiments.launay2019._networks import ACTIVATIONS, dense, drawn
 from alignlab.experiments.launay2019._setting import DIGITS, images, rule
@@ -76,12 +77,11 @@ class Activations(Claim):
             ),
         ]
         return [
-            held(
+            mean_check(
                 f"cosine at {layer}, {rate} rate, {better} less {worse}",
-                at_layer(results, layer, activation=better, rate=rate)
-                - at_layer(results, layer, activation=worse, rate=rate),
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                over_seeds(results, "cosine", layer=layer, activation=better, rate=rate)
+                - over_seeds(results, "cosine", layer=layer, activation=worse, rate=rate),
+                above=0.0,
                 stated=f"ours earlier: {stated}",
                 chance="0",
             )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -44,8 +45,7 @@ class BatchNorm(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both networks with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"norm": name, "seed": seed} for name in _NORMS for seed in seeds]
+        return crossed(norm=_NORMS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -62,24 +62,21 @@ class BatchNorm(Claim):
         plain, normed = _NORMS
         stated = {"h1": ".49 - .13", "h2": ".59 - .29"}
         found = [
-            held(
+            mean_check(
                 f"cosine at {layer}, without less with batch norm",
-                at_layer(results, layer, norm=plain) - at_layer(results, layer, norm=normed),
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                over_seeds(results, "cosine", layer=layer, norm=plain)
+                - over_seeds(results, "cosine", layer=layer, norm=normed),
+                above=0.0,
                 stated=f"ours earlier: {gap} after 100 to 200 epochs",
             )
             for layer, gap in stated.items()
         ]
-        error = {
-            name: chosen(results, norm=name).sortby("seed")["test_error"].values for name in _NORMS
-        }
+        error = {name: over_seeds(results, "test_error", norm=name) for name in _NORMS}
         found.append(
-            held(
+            mean_check(
                 "test error, without less with batch norm, percentage points",
                 error[plain] - error[normed],
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                above=0.0,
                 stated="ours earlier: 3.0 - 1.6",
             )
         )
@@ -87,9 +84,4 @@ class BatchNorm(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="norm", values=list(_NORMS))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="norm", values=list(_NORMS), name="test_error")
-        right.set_xlabel("batch norm")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="norm", values=list(_NORMS))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held, near
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.launay2019._convolutions import CIFAR_MAPS, DIGITS_MAPS, sizes
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn, pooled
 from alignlab.experiments.launay2019._points import PublishedHead
 from alignlab.experiments.launay2019._setting import images, rule
@@ -53,7 +54,7 @@ class Convolutions(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both networks with every seed."""
-        return [{"kind": kind, "seed": seed} for kind in _KINDS for seed in range(setting["seeds"])]
+        return crossed(kind=_KINDS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -75,48 +76,42 @@ class Convolutions(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Return the cosines of both first layers, and their ratio."""
         del setting
-        first = {kind: at_layer(results, "h1", kind=kind) for kind in _KINDS}
+        first = {kind: over_seeds(results, "cosine", layer="h1", kind=kind) for kind in _KINDS}
         chance = {
             kind: float(chosen(results, kind=kind)["null_sd"].sel(layer="h1").mean())
             for kind in _KINDS
         }
         return [
-            held(
+            mean_check(
                 "cosine behind the first convolution",
                 first[_CORRECTED],
-                expected="<= 0.15",
-                passes=lambda mean: mean <= 0.15,
+                most=0.15,
                 stated="ours earlier: .055",
                 chance=f"0, deviation {chance[_CORRECTED]:.3f}",
             ),
-            held(
+            mean_check(
                 "cosine behind the first dense layer",
                 first[_DENSE],
-                expected=">= 0.2",
-                passes=lambda mean: mean >= 0.2,
+                least=0.2,
                 stated="ours earlier: .27 (.49 in three layers of 256)",
                 chance=f"0, deviation {chance[_DENSE]:.3f}",
             ),
-            held(
+            mean_check(
                 "the dense one's less twice the convolutional one's",
                 first[_DENSE] - 2 * first[_CORRECTED],
-                expected=">= 0",
-                passes=lambda mean: mean >= 0,
+                least=0,
                 stated="ours earlier: .27 - 2 x .055",
             ),
-            held(
+            mean_check(
                 "published points: cosine behind the hidden linear layer",
-                at_layer(results, str(results["layer"].values[-1]), kind=_PUBLISHED),
-                expected="1 within 1e-6",
-                passes=near(1.0, 1e-6),
+                over_seeds(
+                    results, "cosine", layer=str(results["layer"].values[-1]), kind=_PUBLISHED
+                ),
+                near=(1.0, 1e-6),
                 stated="none; the layer that no feedback enters at",
             ),
         ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="kind", values=_KINDS)
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="kind", values=_KINDS, name="test_error")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="kind", values=_KINDS)

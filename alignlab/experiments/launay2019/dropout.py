@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -51,8 +50,7 @@ class DropoutShare(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every share with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"dropped": name, "seed": seed} for name in _SHARES for seed in seeds]
+        return crossed(dropped=_SHARES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -75,31 +73,32 @@ class DropoutShare(Claim):
             ("h2", none, ".58 - .55"),
         ]
         found = [
-            held(
+            mean_check(
                 f"cosine at {layer}, {less} less {much} of the units dropped",
-                at_layer(results, layer, dropped=less) - at_layer(results, layer, dropped=much),
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                over_seeds(results, "cosine", layer=layer, dropped=less)
+                - over_seeds(results, "cosine", layer=layer, dropped=much),
+                above=0.0,
                 stated=f"ours earlier: {gap} after 100 to 200 epochs",
             )
             for layer, less, gap in rows
         ]
         found.append(
-            held(
+            mean_check(
                 "cosine at h3, .5 less .1 of the units dropped",
-                at_layer(results, "h3", dropped=much) - at_layer(results, "h3", dropped=little),
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                over_seeds(results, "cosine", layer="h3", dropped=much)
+                - over_seeds(results, "cosine", layer="h3", dropped=little),
+                above=0.0,
                 stated="ours earlier: .70 - .61 after 100 to 200 epochs",
             )
         )
-        gap = _training_error(results, much) - _training_error(results, little)
+        gap = over_seeds(results, "train_error", dropped=much) - over_seeds(
+            results, "train_error", dropped=little
+        )
         found.append(
-            held(
+            mean_check(
                 "training error, .5 less .1 of the units dropped, percentage points",
                 gap,
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                above=0.0,
                 stated="ours earlier: 1.7 - .8",
             )
         )
@@ -107,14 +106,4 @@ class DropoutShare(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the training error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="dropped", values=list(_SHARES))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
-        beside(right, results, key="dropped", values=list(_SHARES), name="train_error")
-        right.set_xlabel("units dropped")
-        right.set_ylabel("training error (%)")
-
-
-def _training_error(results: xr.Dataset, name: str) -> np.ndarray:
-    runs = chosen(results, dropped=name).sortby("seed")
-    return np.asarray(runs["train_error"].values, dtype=float)
+        layers_beside(figure, results, key="dropped", values=list(_SHARES), error="training")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -48,11 +49,7 @@ class FeedbackNormalisation(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both kinds of feedback with every seed."""
-        return [
-            {"feedback": name, "seed": seed}
-            for name in _NORMALISATIONS
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(feedback=_NORMALISATIONS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -67,39 +64,30 @@ class FeedbackNormalisation(Claim):
         """Return what is lost without normalisation, of alignment and of accuracy."""
         del setting
         unit, plain = (_lower(results, name) for name in _NORMALISATIONS)
-        error = {
-            name: chosen(results, feedback=name).sortby("seed")["test_error"].values
-            for name in _NORMALISATIONS
-        }
+        error = {name: over_seeds(results, "test_error", feedback=name) for name in _NORMALISATIONS}
         gap = error["normal"] - error["unit-norm"]
         return [
-            held(
+            mean_check(
                 "mean cosine of h1 and h2, unit norm less N(0, 1)",
                 unit - plain,
-                expected=">= 0.25",
-                passes=lambda mean: mean >= 0.25,
+                least=0.25,
                 stated="ours earlier: .54 - .13 after 200 epochs",
                 chance="0",
             ),
-            held(
+            mean_check(
                 "test error, N(0, 1) less unit norm, percentage points",
                 gap,
-                expected="<= 1.5",
-                passes=lambda mean: mean <= 1.5,
+                most=1.5,
                 stated="ours earlier: 2.4 - 2.5",
             ),
         ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="feedback", values=list(_NORMALISATIONS))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="feedback", values=list(_NORMALISATIONS), name="test_error")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="feedback", values=list(_NORMALISATIONS))
 
 
 def _lower(results: xr.Dataset, name: str) -> np.ndarray:
     """Return the mean cosine of the two lower hidden layers of every seed."""
-    layers = [at_layer(results, layer, feedback=name) for layer in ("h1", "h2")]
+    layers = [over_seeds(results, "cosine", layer=layer, feedback=name) for layer in ("h1", "h2")]
     return np.asarray(np.mean(layers, axis=0))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import by_layer
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
@@ -54,8 +55,7 @@ class ModeConfound(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both networks with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"network": name, "seed": seed} for name in _NETWORKS for seed in seeds]
+        return crossed(network=_NETWORKS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer in both protocols."""
@@ -71,30 +71,31 @@ class ModeConfound(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Return what the mixed modes take from the cosine at the first layer."""
         del setting
-        matched = {name: at_layer(results, "h1", network=name) for name in _NETWORKS}
+        matched = {
+            name: over_seeds(results, "cosine", layer="h1", network=name) for name in _NETWORKS
+        }
         swapped = results.assign(cosine=results["mixed"])
-        mixed = {name: at_layer(swapped, "h1", network=name) for name in _NETWORKS}
+        mixed = {
+            name: over_seeds(swapped, "cosine", layer="h1", network=name) for name in _NETWORKS
+        }
         return [
-            held(
+            mean_check(
                 "batch norm: cosine at h1, matched less twice the mixed",
                 matched["batch-norm"] - 2 * mixed["batch-norm"],
-                expected=">= 0",
-                passes=lambda mean: mean >= 0,
+                least=0,
                 stated="ours earlier: .125 - 2 x .028 after 100 to 200 epochs",
             ),
-            held(
+            mean_check(
                 "batch norm: cosine at h1, matched",
                 matched["batch-norm"],
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                above=0.0,
                 stated="ours earlier: .125",
                 chance="0",
             ),
-            held(
+            mean_check(
                 "dropout: cosine at h1, matched less mixed",
                 matched["dropout"] - mixed["dropout"],
-                expected="> 0",
-                passes=lambda mean: mean > 0,
+                above=0.0,
                 stated="ours earlier: .53 - .45",
             ),
         ]

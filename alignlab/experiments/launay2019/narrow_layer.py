@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._checking import at_layer, held, rises
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check, rises
+from alignlab.experiments._drawing import level, whiskers
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import against
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
@@ -48,8 +50,7 @@ class NarrowLayer(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every width with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"narrow": width, "seed": seed} for width in setting["narrow"] for seed in seeds]
+        return crossed(narrow=setting["narrow"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -65,16 +66,15 @@ class NarrowLayer(Claim):
         """Return what the neighbours lose, what the layer keeps, and what that costs."""
         widths = setting["narrow"]
         cosines = {
-            layer: np.array([at_layer(results, layer, narrow=each) for each in widths])
+            layer: np.array(
+                [over_seeds(results, "cosine", layer=layer, narrow=each) for each in widths]
+            )
             for layer in ("h1", "h2", "h3")
         }
         few = [place for place, each in enumerate(widths) if each <= 16]
         kept = [place for place, each in enumerate(widths) if each >= 4]
         lowest = min(kept, key=lambda place: float(cosines["h2"][place].mean()))
-        error = {
-            each: chosen(results, narrow=each).sortby("seed")["test_error"].values
-            for each in widths
-        }
+        error = {each: over_seeds(results, "test_error", narrow=each) for each in widths}
         spread = float(chosen(results, narrow=4)["null_sd"].sel(layer="h2").mean())
         return [
             rises(
@@ -89,19 +89,17 @@ class NarrowLayer(Claim):
                 stated="ours earlier: .05, .18, .31, .48, .60",
                 chance="0 a step",
             ),
-            held(
+            mean_check(
                 f"cosine at the narrow layer, h2, lowest from 4 units on (at {widths[lowest]})",
                 cosines["h2"][lowest],
-                expected=">= 0.6",
-                passes=lambda mean: mean >= 0.6,
+                least=0.6,
                 stated="ours earlier: .75, .74, .74, .71, .58 at 4, 8, 16, 64, 256",
                 chance=f"0, deviation {spread:.2f} at 4 units",
             ),
-            held(
+            mean_check(
                 "test error, 2 units less 16, percentage points",
                 error[2] - error[16],
-                expected=">= 15",
-                passes=lambda mean: mean >= 15,
+                least=15,
                 stated="ours earlier: 28 - 3.2",
             ),
         ]
@@ -113,11 +111,9 @@ class NarrowLayer(Claim):
         against(left, results, key="narrow", values=widths, label="b: units of the second layer")
         left.set_ylim(-1.0, 1.0)
         left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        runs = [chosen(results, narrow=each)["test_error"] for each in widths]
-        right.plot(widths, [float(each.mean()) for each in runs], "-", color="0.3")
-        for width, each in zip(widths, runs, strict=True):
-            right.plot(np.full(each.size, width), each.values, "o", color="0.3", markersize=3)
-        right.axhline(90.0, color="0.6", linestyle="--", linewidth=0.8)
+        errors = [over_seeds(results, "test_error", narrow=each) for each in widths]
+        whiskers(right, widths, np.stack(errors, axis=1), "", color="0.3")
+        level(right, 90.0, "chance")
         right.annotate("chance", (widths[-1], 90.0), ha="right", va="bottom")
         right.set_xscale("log", base=2)
         right.set_xticks(widths, [str(width) for width in widths])

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments.launay2019._drawing import against, legend
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._selection import chosen
+from alignlab.experiments.launay2019._drawing import against
 from alignlab.experiments.launay2019._published import LOGS, WIDTHS
 
 if TYPE_CHECKING:
@@ -90,4 +92,4 @@ class PublishedTable(Claim):
             axes.plot(WIDTHS, law, "--", color="0.2", label="h1, law b/800")
             axes.set_title(name)
             axes.set_xticks([1, 8, 46, 191, 800], ["1", "8", "46", "191", "800"])
-        legend(panels[-1], "entry at")
+        legend_beside(panels[-1], "entry at")

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments.launay2019._checking import at_layer, held, near
-from alignlab.experiments.launay2019._drawing import beside, by_layer
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
 from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
@@ -46,8 +47,7 @@ class SharedFeedback(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both kinds of feedback with every seed."""
-        seeds = range(setting["seeds"])
-        return [{"matrix": name, "seed": seed} for name in _FEEDBACK for seed in seeds]
+        return crossed(matrix=_FEEDBACK, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train a network, and measure cosines by layer and both errors."""
@@ -63,14 +63,15 @@ class SharedFeedback(Claim):
         del setting
         found = []
         for layer, stated in _STATED.items():
-            shared, own = (at_layer(results, layer, matrix=name) for name in _FEEDBACK)
+            shared, own = (
+                over_seeds(results, "cosine", layer=layer, matrix=name) for name in _FEEDBACK
+            )
             deviation = float(results["null_sd"].sel(layer=layer).mean())
             found.append(
-                held(
+                mean_check(
                     f"cosine at {layer}, shared less independent",
                     shared - own,
-                    expected="within 0.06 of 0",
-                    passes=near(0.0, 0.06),
+                    near=(0.0, 0.06),
                     stated=f"ours earlier: {stated} after 100 to 200 epochs",
                     chance=f"cosines themselves 0, deviation {deviation:.3f}",
                 )
@@ -79,8 +80,4 @@ class SharedFeedback(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw cosines by layer, and the test error beside."""
-        left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-        by_layer(left, results, key="matrix", values=list(_FEEDBACK))
-        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-        beside(right, results, key="matrix", values=list(_FEEDBACK), name="test_error")
-        right.set_ylabel("test error (%)")
+        layers_beside(figure, results, key="matrix", values=list(_FEEDBACK))

@@ -9,7 +9,9 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_most, over_seeds, points
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import dots, level
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.noekland2016._setting import error, fit, images, zeroed
 from alignlab.models.cnn import CNN
 from alignlab.schedules import every
@@ -67,8 +69,7 @@ class Convolutions(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take both errors, that of training after every epoch."""
@@ -106,8 +107,10 @@ class Convolutions(Claim):
         last = over_seeds(results, "train_error", rule="dfa")
         least = over_seeds(results, "least_train_error", rule="dfa")
         return [
-            at_most(what.format("after the last epoch"), last, 0.1, stated=stated, chance="90"),
-            at_most(what.format("in its best epoch"), least, 0.1, chance="90"),
+            mean_check(
+                what.format("after the last epoch"), last, most=0.1, stated=stated, chance="90"
+            ),
+            mean_check(what.format("in its best epoch"), least, most=0.1, chance="90"),
         ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
@@ -115,9 +118,12 @@ class Convolutions(Claim):
         axes = figure.subplots()
         parts = ("least_train", "train", "test")
         pairs = [(rule, part) for rule in RULES for part in parts]
-        values = [over_seeds(results, f"{part}_error", rule=rule) for rule, part in pairs]
-        points(axes, [f"{rule}\n{part.replace('_', chr(10))}" for rule, part in pairs], values)
-        axes.axhline(0.1, color="0.4", linestyle=":", label="limit of the check (training)")
+        groups = {
+            f"{rule}\n{part.replace('_', chr(10))}": over_seeds(results, f"{part}_error", rule=rule)
+            for rule, part in pairs
+        }
+        dots(axes, groups)
+        level(axes, 0.1, "limit of the check (training)")
         axes.set_ylim(bottom=-0.1)
         axes.set_ylabel("error (%), chance 90")
         figure.legend(loc="outside lower right")

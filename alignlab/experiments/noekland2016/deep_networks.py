@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, at_most, over_seeds, plot_over, points
-from alignlab.experiments.noekland2016._setting import COLOURS, outcome
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.noekland2016._drawing import errors_beside_alignment
+from alignlab.experiments.noekland2016._setting import outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,8 +60,7 @@ class DeepNetworks(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take errors and alignment at the end."""
@@ -70,36 +71,25 @@ class DeepNetworks(Claim):
         test = {rule: over_seeds(results, "test_error", rule=rule) for rule in RULES}
         if setting["data"] != "digits":
             stated = "recalled: 2.32 +- 0.15"
-            return [at_most("test error of DFA, per cent", test["dfa"], 2.62, stated=stated)]
+            return [
+                mean_check("test error of DFA, per cent", test["dfa"], most=2.62, stated=stated)
+            ]
         return [
-            at_most(
+            mean_check(
                 "test error of DFA, per cent",
                 test["dfa"],
-                8.0,
+                most=8.0,
                 stated="ours earlier: 3.9",
                 chance="90",
             ),
-            at_least(
+            mean_check(
                 "test error of the output layer alone minus that of DFA, percentage points",
                 test["last"] - test["dfa"],
-                20.0,
+                least=20.0,
                 stated="ours earlier: 46 against 3.9",
             ),
         ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw errors beside alignment by depth."""
-        left, right = figure.subplots(1, 2)
-        points(left, RULES, [over_seeds(results, "test_error", rule=rule) for rule in RULES])
-        left.set_ylabel("test error (%)")
-        left.set_ylim(bottom=0)
-        layers = results["layer"].values
-        for rule in ("fa", "dfa", "ifa"):
-            cosine = over_seeds(results, "cosine", rule=rule)
-            plot_over(right, layers, cosine, label=rule, colour=COLOURS[rule])
-        sd = over_seeds(results, "chance", rule="dfa").mean(0)
-        right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
-        right.axhline(0.0, color="0.8", linewidth=0.8)
-        right.set_xlabel("hidden layer")
-        right.set_ylabel("cosine of error signals (1)")
-        figure.legend(loc="outside lower right", ncols=4)
+        errors_beside_alignment(figure, results, error="test_error", aligned=("fa", "dfa", "ifa"))

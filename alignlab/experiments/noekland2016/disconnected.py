@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._over_seeds import at_least, over_seeds, points
+from alignlab.experiments._drawing import dots
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.noekland2016._setting import error, fit, images, network
 from alignlab.feedback import Feedback
 from alignlab.rules import DFA
@@ -155,8 +156,11 @@ class Disconnected(Claim):
         what = "test error of the output layer alone minus that of DFA without shared {}"
         chance = "0: nothing but the output learns"
         return [
-            at_least(
-                f"{what.format('connections')}, percentage points", gain["mask"], 5.0, chance=chance
+            mean_check(
+                f"{what.format('connections')}, percentage points",
+                gain["mask"],
+                least=5.0,
+                chance=chance,
             ),
             mean_check(
                 f"{what.format('outputs')} in two streams, percentage points",
@@ -170,7 +174,7 @@ class Disconnected(Claim):
         """Draw the error of each rule."""
         axes = figure.subplots()
         values = [over_seeds(results, "test_error", network=n, rule=r) for n, r in RUNS]
-        points(axes, LABELS, values)
+        dots(axes, dict(zip(LABELS, values, strict=True)))
         axes.set_ylim(bottom=0)
         axes.set_ylabel("test error (%)")
 

@@ -9,7 +9,9 @@ import xarray as xr
 from torch import nn
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_most, over_seeds, points
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import dots_by
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.noekland2016._setting import error, fit, images, network
 
 if TYPE_CHECKING:
@@ -64,8 +66,7 @@ class Dropout(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule, with and without dropout, and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": r, "dropout": d, "seed": s} for r in RULES for d in PARTS for s in seeds]
+        return crossed(rule=RULES, dropout=PARTS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take both errors without dropping anything."""
@@ -91,29 +92,26 @@ class Dropout(Claim):
         is_fast = setting["data"] == "digits"
         gap = {p: (found[p, "test"] - found[p, "train"]).mean() for p in PARTS}
         checks = [
-            at_most(
+            mean_check(
                 "test error of DFA with dropout minus without (test less training error: "
                 f"{gap['with']:.2f} with, {gap['without']:.2f} without), percentage points",
                 found["with", "test"] - found["without", "test"],
-                0.5,
+                most=0.5,
                 stated="" if is_fast else "recalled: 1.45 against 1.74",
             )
         ]
         if not is_fast:
             what = "test error of DFA with dropout, per cent"
             values = found["with", "test"]
-            checks.append(at_most(what, values, 1.75, stated="1.45 in the abstract", chance="90"))
+            checks.append(
+                mean_check(what, values, most=1.75, stated="1.45 in the abstract", chance="90")
+            )
         return checks
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw test and training errors."""
         panels = figure.subplots(1, 2)
-        pairs = [(rule, part) for rule in RULES for part in PARTS]
         for axes, kind in zip(panels, ("test", "train"), strict=True):
-            values = [
-                over_seeds(results, f"{kind}_error", rule=rule, dropout=part)
-                for rule, part in pairs
-            ]
-            points(axes, [f"{rule}\n{part}" for rule, part in pairs], values)
+            dots_by(axes, results, f"{kind}_error", "rule", "dropout")
             axes.set_ylim(bottom=0)
             axes.set_ylabel(f"{'training' if kind == 'train' else kind} error (%)")

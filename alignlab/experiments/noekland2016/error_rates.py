@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import (
-    at_least,
-    at_most,
-    between,
-    over_seeds,
-    plot_over,
-    points,
-)
-from alignlab.experiments.noekland2016._setting import COLOURS, outcome
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.noekland2016._drawing import errors_beside_alignment
+from alignlab.experiments.noekland2016._setting import outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +63,7 @@ class ErrorRates(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take errors and alignment at the end."""
@@ -85,37 +79,40 @@ class ErrorRates(Claim):
             return f"ours earlier: {text}" if is_fast else ""
 
         found = [
-            between(
+            mean_check(
                 "test error of DFA minus that of BP, percentage points",
                 test["dfa"] - test["bp"],
-                *(-1.0, 1.0),
+                least=-1.0,
+                most=1.0,
                 stated=ours("2.3 against 2.2"),
             ),
-            at_least(
+            mean_check(
                 "test error of the output layer alone minus that of DFA, percentage points",
                 test["last"] - test["dfa"],
-                setting["margin"],
+                least=setting["margin"],
                 stated=ours("6.3 against 2.3"),
             ),
-            at_most(
+            mean_check(
                 "training error of DFA, per cent",
                 over_seeds(results, "train_error", rule="dfa"),
-                1.5,
+                most=1.5,
                 chance="90",
             ),
         ]
         if not is_fast:
             stated = "recalled: 1.74 +- 0.08"
             found.append(
-                between("test error of DFA, per cent", test["dfa"], 1.44, 2.04, stated=stated)
+                mean_check(
+                    "test error of DFA, per cent", test["dfa"], least=1.44, most=2.04, stated=stated
+                )
             )
         for place, layer in enumerate(results["layer"].values):
             sd = over_seeds(results, "chance", rule="dfa")[:, place].mean()
             found.append(
-                at_least(
+                mean_check(
                     f"cosine of DFA's error signals at hidden layer {layer}",
                     cosine[:, place],
-                    0.4,
+                    least=0.4,
                     stated=ours(("0.61", "0.82")[place]),
                     chance=f"0 +- {sd:.2f} (sd of redraws)",
                 )
@@ -124,18 +121,4 @@ class ErrorRates(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw errors beside alignment."""
-        left, right = figure.subplots(1, 2)
-        points(left, RULES, [over_seeds(results, "test_error", rule=rule) for rule in RULES])
-        left.set_ylabel("test error (%)")
-        left.set_ylim(bottom=0)
-        layers = results["layer"].values
-        for rule in ("fa", "dfa", "ifa"):
-            cosine = over_seeds(results, "cosine", rule=rule)
-            plot_over(right, layers, cosine, label=rule, colour=COLOURS[rule])
-        sd = over_seeds(results, "chance", rule="dfa").mean(0)
-        right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
-        right.axhline(0.0, color="0.8", linewidth=0.8)
-        right.set_xticks(layers)
-        right.set_xlabel("hidden layer")
-        right.set_ylabel("cosine of error signals (1)")
-        figure.legend(loc="outside lower right", ncols=4)
+        errors_beside_alignment(figure, results, error="test_error", aligned=("fa", "dfa", "ifa"))

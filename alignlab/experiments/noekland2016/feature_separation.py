@@ -11,8 +11,10 @@ import xarray as xr
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments._over_seeds import at_least, at_most, over_seeds, plot_over
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import curve
+from alignlab.experiments._selection import chosen, crossed, over_seeds
 from alignlab.experiments.noekland2016._setting import COLOURS, fit, images, network
 
 if TYPE_CHECKING:
@@ -87,8 +89,7 @@ class FeatureSeparation(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take the scatter of the test samples; a map of them for the first seed."""
@@ -114,26 +115,26 @@ class FeatureSeparation(Claim):
         """Hold growth with depth under DFA, and none in a random body."""
         is_fast = setting["data"] == "digits"
         dfa, last = (over_seeds(results, "separation", rule=rule) for rule in ("dfa", "last"))
-        top, curve = dfa.shape[1] - 1, (0.72, 1.7, 2.6, 4.2)
+        top, grown = dfa.shape[1] - 1, (0.72, 1.7, 2.6, 4.2)
         return [
-            at_least(
+            mean_check(
                 f"class separation at layer {k + 1} less that at layer {k} under DFA",
                 dfa[:, k + 1] - dfa[:, k],
-                0.0,
-                stated=f"ours earlier: {curve[k + 1]:g} less {curve[k]:g}" if is_fast else "",
+                least=0.0,
+                stated=f"ours earlier: {grown[k + 1]:g} less {grown[k]:g}" if is_fast else "",
             )
             for k in range(top)
         ] + [
-            at_least(
+            mean_check(
                 "separation at the top layer over that of the inputs under DFA",
                 dfa[:, -1] / dfa[:, 0],
-                3.0,
+                least=3.0,
                 stated="ours earlier: 4.2 over 0.72" if is_fast else "",
             ),
-            at_most(
+            mean_check(
                 "the same in a random body",
                 last[:, -1] / last[:, 0],
-                1.3,
+                most=1.3,
                 stated="ours earlier: 0.80 over 0.72" if is_fast else "",
             ),
         ]
@@ -143,13 +144,13 @@ class FeatureSeparation(Claim):
         layers = results["layer"].values
         rows: list[Any] = [[f"{rule} {k}" for k in layers] for rule in ("bp", "dfa")]
         panels = figure.subplot_mosaic([["curve"] * len(layers), *rows], height_ratios=(1.3, 1, 1))
-        curve = panels["curve"]
+        above = panels["curve"]
         for rule in RULES:
             values = over_seeds(results, "separation", rule=rule)
-            plot_over(curve, layers, values, label=rule, colour=COLOURS[rule])
-        curve.set_xticks(layers)
-        curve.set_xlabel("layer (0: input)")
-        curve.set_ylabel("scatter between\nover within classes (1)")
+            curve(above, layers, values, label=rule, color=COLOURS[rule], marker=".")
+        above.set_xticks(layers)
+        above.set_xlabel("layer (0: input)")
+        above.set_ylabel("scatter between\nover within classes (1)")
         for rule in ("bp", "dfa"):
             one = chosen(results, rule=rule, seed=0).isel(run=0)
             for k in layers:

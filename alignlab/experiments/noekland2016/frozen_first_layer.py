@@ -10,7 +10,9 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_most, over_seeds, plot_over
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import curve, level
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.noekland2016._setting import (
     COLOURS,
     error,
@@ -68,8 +70,7 @@ class FrozenFirstLayer(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train with the first layer frozen, then with all layers."""
@@ -81,7 +82,7 @@ class FrozenFirstLayer(Claim):
                 if name != "fc1":
                     zeroed(layer)
         a_pass = every(-(-len(seen.x) // setting["batch_size"]))
-        first, curve = ("fc1.weight", "fc1.bias"), []
+        first, errors = ("fc1.weight", "fc1.bias"), []
 
         def look(moment: Moment) -> Mapping[str, Any]:
             return {"error": error(moment.model, seen.x, seen.y)}
@@ -98,26 +99,26 @@ class FrozenFirstLayer(Claim):
             )
             after = torch.cat([p.detach().flatten() for p in body["fc1"].parameters()])
             assert torch.equal(before, after) == bool(frozen)
-            curve += [each["error"] for each in found.history][part:]
-        return xr.Dataset({"train_error": ("epoch", curve)}, {"epoch": np.arange(len(curve))})
+            errors += [each["error"] for each in found.history][part:]
+        return xr.Dataset({"train_error": ("epoch", errors)}, {"epoch": np.arange(len(errors))})
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the error at the end against that at the release."""
-        curve = over_seeds(results, "train_error", rule="dfa")
-        ratio = curve[:, -1] / curve[:, setting["epochs"]]
+        errors = over_seeds(results, "train_error", rule="dfa")
+        ratio = errors[:, -1] / errors[:, setting["epochs"]]
         stated = "ours earlier: 25% before, 5% after" if setting["data"] == "digits" else ""
         what = "training error of DFA at the end, over that at the release"
-        return [at_most(what, ratio, 0.5, stated=stated, chance="1: nothing is gained")]
+        return [mean_check(what, ratio, most=0.5, stated=stated, chance="1: nothing is gained")]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the training curves."""
         axes = figure.subplots()
         epochs = results["epoch"].values
         for rule in RULES:
-            curve = over_seeds(results, "train_error", rule=rule)
-            plot_over(axes, epochs, curve, label=rule, colour=COLOURS[rule])
+            errors = over_seeds(results, "train_error", rule=rule)
+            curve(axes, epochs, errors, label=rule, color=COLOURS[rule], marker=".")
         axes.axvline((len(epochs) - 1) / 2, color="0.3", linestyle="--", label="release")
-        axes.axhline(90.0, color="0.4", linestyle=":", label="chance")
+        level(axes, 90.0, "chance")
         axes.set_ylim(0, 100)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training error (%)")

@@ -11,7 +11,9 @@ import xarray as xr
 
 from alignlab.engine.capture import Capture
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import over_seeds, points
+from alignlab.experiments._checking import worst_check
+from alignlab.experiments._drawing import dots, level
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.noekland2016._setting import (
     cross_entropies,
     images,
@@ -94,24 +96,16 @@ class OneHiddenLayer(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the difference against rounding."""
         del setting
-        worst, runs = over_seeds(results, "difference"), results.sizes["run"]
-        return [
-            Check(
-                "largest difference of parameters after training, relative to the largest",
-                float(worst.max()),
-                "<= 1e-06",
-                bool(worst.max() <= 1e-6),
-                "algebraic",
-                runs=runs,
-            )
-        ]
+        what = "largest difference of parameters after training, relative to the largest"
+        difference = over_seeds(results, "difference")
+        return [worst_check(what, difference, most=1e-6, stated="algebraic")]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the difference by seed, beside the way that the parameters went."""
         axes = figure.subplots()
-        found = [over_seeds(results, "difference"), over_seeds(results, "way")]
-        points(axes, ("FA minus DFA", "end minus start"), found)
-        axes.axhline(1e-6, color="0.4", linestyle=":", label="limit of the check")
+        names = {"FA minus DFA": "difference", "end minus start": "way"}
+        dots(axes, {label: over_seeds(results, name) for label, name in names.items()})
+        level(axes, 1e-6, "limit of the check")
         axes.set_yscale("symlog", linthresh=1e-8)
         axes.set_ylabel("largest difference (share of the largest parameter)")
         figure.legend(loc="outside lower right")

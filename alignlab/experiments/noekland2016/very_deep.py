@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, at_most, over_seeds, plot_over, points
-from alignlab.experiments.noekland2016._setting import COLOURS, outcome
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import crossed, over_seeds
+from alignlab.experiments.noekland2016._drawing import errors_beside_alignment
+from alignlab.experiments.noekland2016._setting import outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,8 +64,7 @@ class VeryDeep(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return one run a rule and seed."""
-        seeds = range(setting["seeds"])
-        return [{"rule": rule, "seed": seed} for rule in RULES for seed in seeds]
+        return crossed(rule=RULES, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take errors and alignment at the end."""
@@ -76,18 +77,18 @@ class VeryDeep(Claim):
         stated = {"bp": "80 to 90", "fa": "90"}
         is_fast = setting["data"] == "digits"
         return [
-            at_most(
+            mean_check(
                 "training error of DFA, per cent",
                 train["dfa"],
-                setting["limit"],
+                most=setting["limit"],
                 stated="ours earlier: 0 to 0.3" if is_fast else "recalled: 0.12",
                 chance="90",
             ),
             *(
-                at_least(
+                mean_check(
                     f"training error of {rule.upper()}, per cent",
                     train[rule],
-                    70.0,
+                    least=70.0,
                     stated=f"ours earlier: {stated[rule]}" if is_fast else "recalled: fails",
                     chance="90",
                 )
@@ -97,17 +98,4 @@ class VeryDeep(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw errors beside DFA's alignment by depth."""
-        left, right = figure.subplots(1, 2)
-        points(left, RULES, [over_seeds(results, "train_error", rule=rule) for rule in RULES])
-        left.axhline(90.0, color="0.4", linestyle=":")
-        left.set_ylabel("training error (%)")
-        left.set_ylim(-3, 100)
-        layers = results["layer"].values
-        cosine = over_seeds(results, "cosine", rule="dfa")
-        plot_over(right, layers, cosine, label="dfa", colour=COLOURS["dfa"])
-        sd = over_seeds(results, "chance", rule="dfa").mean(0)
-        right.plot(layers, 2 * sd, ":", color="0.4", label="chance (2 sd)")
-        right.plot(layers, -2 * sd, ":", color="0.4")
-        right.set_xlabel("hidden layer")
-        right.set_ylabel("cosine of error signals (1)")
-        figure.legend(loc="outside lower right", ncols=2)
+        errors_beside_alignment(figure, results, error="train_error", aligned=("dfa",), chance=90.0)

@@ -10,7 +10,9 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._over_seeds import at_least, at_most, over_seeds, points
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import dots_by, level
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.noekland2016._setting import cosines, error, fit, images, network
 from alignlab.schedules import at
 from alignlab.training import Moment
@@ -92,10 +94,10 @@ class ZeroWeights(Claim):
         """Hold what is stuck against chance, and exact zeros against zero."""
         del setting
         found = [
-            at_least(
+            mean_check(
                 f"test error from zero of {rule} with {activation}, per cent",
                 over_seeds(results, "test_error", rule=rule, activation=activation),
-                85.0,
+                least=85.0,
                 stated="ours earlier: 90",
                 chance="90",
             )
@@ -104,7 +106,9 @@ class ZeroWeights(Claim):
         tanh = {"rule": "dfa", "activation": "tanh"}
         test = over_seeds(results, "test_error", **tanh)
         found.append(
-            at_most("test error from zero of dfa with tanh, per cent", test, 10.0, chance="90")
+            mean_check(
+                "test error from zero of dfa with tanh, per cent", test, most=10.0, chance="90"
+            )
         )
         for what, values in (
             (
@@ -123,10 +127,8 @@ class ZeroWeights(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the error of each network."""
         axes = figure.subplots()
-        names = [f"{rule}\n{activation}" for rule, activation in NETWORKS]
-        errors = [over_seeds(results, "test_error", rule=r, activation=a) for r, a in NETWORKS]
-        points(axes, names, errors)
-        axes.axhline(90.0, color="0.4", linestyle=":", label="chance")
+        dots_by(axes, results, "test_error", "rule", "activation")
+        level(axes, 90.0, "chance")
         axes.set_ylim(0, 100)
         axes.set_ylabel("test error (%)")
         figure.legend(loc="outside lower right")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from alignlab.analyses.half_times import half_times
-from alignlab.experiments._base import Setting
+from alignlab.experiments._base import Check, Setting
+from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._deep_digits import (
     data_of,
     feedback_rule,
@@ -18,10 +19,14 @@ from alignlab.experiments._deep_digits import (
     taught,
     watching,
 )
+from alignlab.experiments._drawing import curve, level
 from alignlab.experiments.refinetti2021._images import image_network, image_training, images
 from alignlab.training import Recipe
 
-__all__ = ["noisy_images", "noisy_training"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["along_epochs", "draw_layers", "noisy_images", "noisy_training", "order_checks"]
 
 
 def noisy_training(setting: Setting, *, activation: str, noise: float, seed: int) -> xr.Dataset:
@@ -84,6 +89,43 @@ def noisy_images(data: str, setting: Setting, *, noise: float, seed: int) -> xr.
     found = found.drop_vars("epoch").rename_dims(epoch="probe")
     found["epochs_seen"] = ("probe", epochs)
     return found.pad(probe=(0, setting["probes"] + 2 - found.sizes["probe"]))
+
+
+def order_checks(
+    where: str, runs: xr.Dataset, *, stated: str = "", stated_order: str = ""
+) -> list[Check]:
+    """Return the half-times of all hidden layers, and that the first is before the last."""
+    times = runs["half_time_gradient"].values
+    what = f"{where}: epochs to half of the alignment of hidden layer"
+    shown = [
+        mean_check(f"{what} {number + 1}", column, stated=stated)
+        for number, column in enumerate(times.T)
+    ]
+    order = share_check(
+        f"{where}: the first hidden layer is before the last",
+        times[:, 0] < times[:, -1],
+        stated=stated_order,
+        chance="1/2",
+    )
+    return [*shown, order]
+
+
+def draw_layers(axes: Axes, runs: xr.Dataset, epochs: np.ndarray, title: str) -> None:
+    """Draw the gradient alignment of all hidden layers over epochs, with their half-times."""
+    for number in range(runs.sizes["layer"]):
+        color, label = f"C{number}", f"hidden layer {number + 1}"
+        curve(axes, epochs, runs["gradient"].values[:, :, number], label, color=color)
+        axes.axvline(float(runs["half_time_gradient"][:, number].mean()), ls=":", color=color)
+    along_epochs(axes)
+    axes.set_title(title)
+
+
+def along_epochs(axes: Axes) -> None:
+    """Make the axis one of epochs, from 0 on and logarithmic above a tenth."""
+    axes.set_xscale("symlog", linthresh=0.1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("epoch")
+    level(axes, 0.0, "chance")
 
 
 def _dataset(seen: Sequence[Mapping[str, Any]], depth: int) -> xr.Dataset:

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import chosen
+from alignlab.experiments._base import Case, Check, Setting
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 
-__all__ = ["GROUPS", "cosines_of_pairs", "group_of"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["GROUPS", "cases_of_pairs", "cosines_of_pairs", "draw_pairs", "group_of", "pair_check"]
 
 GROUPS = {
     "shared": "DFA, one feedback",
     "own": "DFA, feedback of its own",
     "bp": "backpropagation",
 }
+
+BOUND = 0.2
+"""Least mean cosine of runs that share their feedback."""
+
+
+def cases_of_pairs(setting: Setting, **place: str) -> list[Case]:
+    """Return rules, inits and feedback; the first run of shared feedback is one of its own.
+
+    Args:
+        setting: With ``inits``.
+        **place: Further coordinates of all these runs, before the others.
+    """
+    inits = range(setting["inits"])
+    runs = [("dfa", init, 0) for init in inits] + [("dfa", init, init) for init in inits[1:]]
+    runs += [("bp", init, 0) for init in inits]
+    return [{**place, "rule": rule, "init": init, "feedback": fed} for rule, init, fed in runs]
 
 
 def group_of(runs: xr.Dataset, group: str) -> xr.Dataset:
@@ -38,3 +61,37 @@ def cosines_of_pairs(weights: np.ndarray) -> np.ndarray:
     rows = weights.astype(float)
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return np.array([units[i] @ units[j] for i, j in combinations(range(len(units)), 2)])
+
+
+def pair_check(
+    where: str, runs: xr.Dataset, group: str, *, stated: str = "", chance: str = "0"
+) -> Check:
+    """Return the check of the weights of one group: alike where feedback is shared only."""
+    is_shared = group == "shared"
+    return mean_check(
+        f"{where}, {GROUPS[group]}: mean cosine of all weights over pairs of runs",
+        cosines_of_pairs(group_of(runs, group)["weights"].values),
+        least=BOUND if is_shared else -0.05,
+        most=None if is_shared else 0.05,
+        stated=stated,
+        chance=chance,
+    )
+
+
+def draw_pairs(figure: Figure, results: xr.Dataset, *, key: str) -> None:
+    """Draw the pairs of every group, an axes for every value of a coordinate."""
+    names = list(dict.fromkeys(results[key].values))
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        runs = chosen(results, **{key: name})
+        groups = {
+            label.replace(", ", ",\n"): cosines_of_pairs(group_of(runs, group)["weights"].values)
+            for group, label in GROUPS.items()
+        }
+        dots(axes, groups)
+        axes.tick_params(axis="x", labelsize="small")
+        axes.set_title(name)
+        level(axes, 0.0, "chance")
+        axes.axhline(BOUND, color="C3", ls="--", lw=1, label="bound for one feedback")
+    panels[0].set_ylabel("cosine of all weights")
+    legend_beside(axes)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Check
 from alignlab.experiments.refinetti2021._teacher_student import (
     Runs,
     Trajectory,
@@ -15,7 +12,7 @@ from alignlab.experiments.refinetti2021._teacher_student import (
     weight_alignment,
 )
 
-__all__ = ["curves", "drawn_feedback", "every", "parsed", "worst_check"]
+__all__ = ["curves", "drawn_feedback", "every", "parsed"]
 
 
 def drawn_feedback(seed: int, count: int, *, least: float = 0.0) -> np.ndarray:
@@ -67,12 +64,3 @@ def curves(runs: Runs, found: Trajectory, against: np.ndarray) -> xr.Dataset:
             "unit": np.arange(runs.n_students),
         },
     )
-
-
-def worst_check(
-    what: str, values: Sequence[float] | np.ndarray, *, most: float, stated: str = ""
-) -> Check:
-    """Return the check that the largest of all values is at most so; NaN passes nothing."""
-    found = np.asarray(values, dtype=float).ravel()
-    worst = float(found.max()) if found.size else float("nan")
-    return Check(what, worst, f"<= {most:g} in every run", worst <= most, stated, runs=found.size)

@@ -17,10 +17,11 @@ from alignlab.experiments._alignment import (
     summed_cross_entropy,
     weights_of,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
-from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._drawing import dots_by, legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 from alignlab.snapshot import MeasuredRule
 
 if TYPE_CHECKING:
@@ -66,12 +67,11 @@ class AlignedStart(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both starts for every activation and seed."""
-        return [
-            {"activation": activation, "start": start, "seed": seed}
-            for activation in setting["activations"]
-            for start in ("default", "aligned")
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(
+            activation=setting["activations"],
+            start=("default", "aligned"),
+            seed=range(setting["seeds"]),
+        )
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Measure alignment, train, and measure accuracy."""
@@ -99,9 +99,7 @@ class AlignedStart(Claim):
         found = []
         for activation in setting["activations"]:
             runs = chosen(results, activation=activation)
-            usual, aligned = (
-                chosen(runs, start=start).sortby("seed") for start in ("default", "aligned")
-            )
+            usual, aligned = (chosen(runs, start=start) for start in ("default", "aligned"))
             found += [
                 mean_check(
                     f"{activation}: alignment of all hidden layers before the first step",
@@ -136,14 +134,7 @@ class AlignedStart(Claim):
             "accuracy": "accuracy on test digits",
         }
         for axes, (name, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
-            groups = {
-                f"{activation}\n{start}": chosen(results, activation=activation, start=start)[
-                    name
-                ].values
-                for activation in dict.fromkeys(results["activation"].values)
-                for start in ("default", "aligned")
-            }
-            dots(axes, groups)
+            dots_by(axes, results, name, "activation", "start")
             axes.set_ylabel(label)
             level(axes, 0.0 if name == "alignment" else 0.1, "chance")
         legend_beside(axes)

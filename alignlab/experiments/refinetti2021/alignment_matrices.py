@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import worst_check
 from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 from alignlab.experiments.refinetti2021._linear import (
     alignment_matrices,
     cosine_to_identity,
@@ -18,7 +20,6 @@ from alignlab.experiments.refinetti2021._linear import (
     trained_linear,
     weight_alignments,
 )
-from alignlab.experiments.refinetti2021._students import worst_check
 from alignlab.training import Recipe
 
 if TYPE_CHECKING:
@@ -56,11 +57,7 @@ class AlignmentMatrices(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every seed with both sizes of the batch."""
-        return [
-            {"batch": batch, "seed": seed}
-            for batch in (setting["samples"], 1)
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(batch=(setting["samples"], 1), seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Return both cosines, and the condition number, of every layer but the first."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
-from alignlab.experiments._drawing import legend_beside, level
-from alignlab.experiments._statistics import interval_of_mean
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check, worst_check
+from alignlab.experiments._drawing import legend_beside, level, whiskers
+from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.refinetti2021._linear import squared_error
-from alignlab.experiments.refinetti2021._students import worst_check
 from alignlab.probe import Probe
 from alignlab.rules import DFA
 from alignlab.snapshot import MeasuredRule
@@ -64,11 +64,7 @@ class Bottleneck(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return every width with every seed."""
-        return [
-            {"width": width, "seed": seed}
-            for width in setting["widths"]
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(width=setting["widths"], seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Return the alignment of the first two hidden layers, measured by a probe."""
@@ -97,7 +93,7 @@ class Bottleneck(Claim):
         """Hold exactness above, the loss below, and the order of the widths."""
         errors, checks, means = setting["errors"], [], []
         for width in sorted(setting["widths"]):
-            values = chosen(results, width=width)["alignment"].transpose("run", "hidden").values
+            values = over_seeds(results, "alignment", width=width)
             means.append(values.mean(0))
             if width >= errors:
                 checks.append(
@@ -117,13 +113,9 @@ class Bottleneck(Claim):
         axes = figure.subplots()
         widths = np.unique(results["width"].values)
         for number, hidden in enumerate(results["hidden"].values):
-            here, color = results.sel(hidden=hidden), f"C{number}"
-            axes.plot(here["width"], here["alignment"], "o", color=color, alpha=0.4)
-            found = [interval_of_mean(chosen(here, width=w)["alignment"].values) for w in widths]
-            mean, low, high = np.array(found).T
-            sides = np.nan_to_num(np.stack([mean - low, high - mean])).clip(min=0.0)
+            values = [over_seeds(results, "alignment", width=w, hidden=hidden) for w in widths]
             label = f"hidden layer {hidden}"
-            axes.errorbar(widths, mean, yerr=sides, color=color, capsize=4, label=label)
+            whiskers(axes, widths, np.stack(values, axis=1), label, color=f"C{number}")
         axes.axvline(self.fast["errors"], color="grey", ls="--", lw=1, label="errors")
         level(axes, 0.0, "chance")
         axes.set_xscale("log")
@@ -138,16 +130,20 @@ def _below(values: np.ndarray, width: int, errors: int) -> list[Check]:
     """Return the checks of a width below that of the error, whose runs are the rows."""
     checks = []
     for number, column in enumerate(values.T):
-        mean, low, high = interval_of_mean(column)
         derived = (width / errors) ** (0.5 * (2 - number))
-        expected, passed = f"{derived:.3f} without a bound", True
-        if 2 * width == errors and number == 0:
-            expected, passed = f"< {_MOST_BELOW:g}", mean < _MOST_BELOW
-        elif 2 * width == errors:
-            expected, passed = f"{derived:.3f} within {_NEAR:g}", abs(mean - derived) <= _NEAR
-        what = f"gradient alignment of hidden layer {number + 1}, {width} units"
-        stated = _STATED.get(width, ("", ""))[number]
-        checks.append(Check(what, mean, expected, passed, stated, low, high, "0", column.size))
+        bounds: dict[str, Any] = {}
+        if 2 * width == errors:
+            bounds = {"near": (derived, _NEAR)} if number else {"below": _MOST_BELOW}
+        checks.append(
+            mean_check(
+                f"gradient alignment of hidden layer {number + 1}, {width} units "
+                f"(derived: {derived:.3f})",
+                column,
+                stated=_STATED.get(width, ("", ""))[number],
+                chance="0",
+                **bounds,
+            )
+        )
     return checks
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
-from alignlab.experiments._checking import mean_check, share_check
-from alignlab.experiments._drawing import curve, legend_beside, level
-from alignlab.experiments.refinetti2021._half_times import noisy_training
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
+from alignlab.experiments._checking import share_check
+from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._selection import chosen
+from alignlab.experiments.refinetti2021._half_times import draw_layers, noisy_training, order_checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,22 +78,11 @@ class BottomToTop(Claim):
         found = []
         for noise in setting["noise"]:
             runs = chosen(results, noise=float(noise))
-            times = runs["half_time_gradient"].values
-            found += [
-                mean_check(
-                    f"p={noise:g}: epochs to half of the alignment of hidden layer {layer + 1}",
-                    times[:, layer],
-                    stated=_STATED.get(noise, ""),
-                )
-                for layer in range(times.shape[1])
-            ]
-            found.append(
-                share_check(
-                    f"p={noise:g}: the first hidden layer is before the last",
-                    times[:, 0] < times[:, -1],
-                    stated="ours earlier: 6/6 without noise",
-                    chance="1/2",
-                )
+            found += order_checks(
+                f"p={noise:g}",
+                runs,
+                stated=_STATED.get(noise, ""),
+                stated_order="ours earlier: 6/6 without noise",
             )
         noisy = chosen(results, noise=float(max(setting["noise"])))["half_time_gradient"].values
         found.append(
@@ -110,14 +100,6 @@ class BottomToTop(Claim):
         panels = figure.subplots(1, len(noises), sharey=True, squeeze=False)[0]
         for axes, noise in zip(panels, noises, strict=True):
             runs = chosen(results, noise=noise)
-            for number, layer in enumerate(runs["layer"].values):
-                values, half = runs["gradient"].sel(layer=layer), runs["half_time_gradient"]
-                style = {"color": f"C{number}"}
-                curve(axes, runs["epoch"].values, values.values, f"hidden layer {layer}", **style)
-                axes.axvline(float(half.sel(layer=layer).mean()), ls=":", **style)
-            axes.set_xscale("symlog", linthresh=0.1)
-            axes.set_xlim(left=0)
-            axes.set(title=f"p = {noise:g}", xlabel="epoch")
-            level(axes, 0.0, "chance")
+            draw_layers(axes, runs, runs["epoch"].values, f"p = {noise:g}")
         panels[0].set_ylabel("gradient alignment")
         legend_beside(axes)

@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 from scipy.special import erf
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import worst_check
 from alignlab.experiments._drawing import legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 from alignlab.experiments.refinetti2021._order_parameters import averages
-from alignlab.experiments.refinetti2021._students import worst_check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,11 +42,7 @@ class ClosedForms(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return covariances: of positive entries, where ratios make sense, and of any sign."""
-        return [
-            {"entries": entries, "seed": seed}
-            for entries in ("positive", "any sign")
-            for seed in range(setting["seeds"])
-        ]
+        return crossed(entries=("positive", "any sign"), seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Return the four averages in closed form, by samples, and the samples' error."""

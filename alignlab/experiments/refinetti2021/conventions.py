@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from alignlab.engine.capture import Capture
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._checking import mean_check
+from alignlab.experiments._checking import mean_check, worst_check
 from alignlab.experiments._digits import digits
 from alignlab.experiments._drawing import legend_beside, level
-from alignlab.experiments.refinetti2021._students import worst_check
 from alignlab.learner import Learner
 from alignlab.models.mlp import MLP
 from alignlab.probe import Probe

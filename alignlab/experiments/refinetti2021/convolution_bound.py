@@ -13,7 +13,7 @@ from torch import nn
 from alignlab.engine.capture import Capture
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._digits import digits
-from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._drawing import dots, legend_beside
 from alignlab.experiments._statistics import interval_of_mean
 from alignlab.feedback import as_tensor
 from alignlab.kernels.convolution import structured_share
@@ -103,17 +103,11 @@ class ConvolutionBound(Claim):
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw attainable alignments beside the predicted ones."""
         axes = figure.subplots()
+        dots(axes, {kind: results.sel(kind=kind)["attainable"].values for kind in _LAYERS})
         for place, kind in enumerate(_LAYERS):
-            here = results.sel(kind=kind)
-            values = here["attainable"].values
-            axes.plot(np.full(values.size, place), values, "o", color="C0", alpha=0.45)
-            mean, low, high = interval_of_mean(values)
-            error = [[mean - low], [high - mean]] if np.isfinite(low) else None
-            axes.errorbar([place + 0.15], [mean], yerr=error, fmt="_", color="black", capsize=4)
-            own = float(here["predicted"].mean())
+            own = float(results.sel(kind=kind)["predicted"].mean())
             axes.hlines(own, place - 0.3, place + 0.3, color="C1", ls="--")
         axes.plot([], [], "--", color="C1", label="predicted")
-        axes.set_xticks(range(len(_LAYERS)), _LAYERS)
         axes.set_ylim(0.0, 1.05)
         axes.set_ylabel("largest attainable weight alignment")
         legend_beside(axes)

@@ -14,10 +14,11 @@ from alignlab.experiments._alignment import (
     gradient_alignment,
     summed_cross_entropy,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, taught
 from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._structured import (
     KINDS,
     attainable_alignment,
@@ -103,7 +104,7 @@ class ConvolutionsAlignWorst(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the gaps between kinds against their bounds."""
         del setting
-        runs = {k: chosen(results, rule="dfa", kind=k).sortby("seed") for k in KINDS}
+        runs = {k: chosen(results, rule="dfa", kind=k) for k in KINDS}
         found = []
         for kind, (top, bottom, weight, right) in _STATED.items():
             columns = (

@@ -22,10 +22,11 @@ from alignlab.experiments._alignment import (
     weight_alignment,
     weights_of,
 )
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import feedback_rule
 from alignlab.experiments._drawing import curve, legend_beside, level
+from alignlab.experiments._selection import chosen, crossed
 from alignlab.schedules import at
 from alignlab.training import Moment, train
 
@@ -76,7 +77,7 @@ class DataStructure(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return both covariances for every seed."""
-        return [{"targets": p, "seed": s} for p in _POINTS for s in range(setting["seeds"])]
+        return crossed(targets=_POINTS, seed=range(setting["seeds"]))
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and watch both alignments."""
@@ -116,9 +117,7 @@ class DataStructure(Claim):
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the differences of the final alignments against their bounds."""
         del setting
-        plain, uneven = (
-            chosen(results, targets=name).sortby("seed").isel(epoch=-1) for name in _POINTS
-        )
+        plain, uneven = (chosen(results, targets=name).isel(epoch=-1) for name in _POINTS)
         return [
             mean_check(
                 f"weight alignment, {_PLAIN} minus {_UNEVEN}",

@@ -9,11 +9,18 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._alignment import accuracy, weights_of
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._deep_digits import data_of, feedback_rule, started, taught
-from alignlab.experiments._drawing import dots, legend_beside, level
-from alignlab.experiments.refinetti2021._pairs import GROUPS, cosines_of_pairs, group_of
+from alignlab.experiments._selection import chosen
+from alignlab.experiments.refinetti2021._pairs import (
+    GROUPS,
+    cases_of_pairs,
+    cosines_of_pairs,
+    draw_pairs,
+    group_of,
+    pair_check,
+)
 from alignlab.rules import BP
 from alignlab.schedules import at
 
@@ -69,15 +76,10 @@ class DeepDegeneracy(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return rules, inits and feedback; the first run of shared feedback is one of its own."""
-        inits = range(setting["inits"])
-        feedback = [("dfa", init, 0) for init in inits] + [
-            ("dfa", init, init) for init in inits[1:]
-        ]
-        runs = [*feedback, *(("bp", init, 0) for init in inits)]
         return [
-            {"activation": activation, "rule": rule, "init": init, "feedback": fed}
-            for activation in setting["activations"]
-            for rule, init, fed in runs
+            case
+            for name in setting["activations"]
+            for case in cases_of_pairs(setting, activation=name)
         ]
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
@@ -108,22 +110,15 @@ class DeepDegeneracy(Claim):
         found = []
         for activation in setting["activations"]:
             runs = chosen(results, activation=activation)
-            for group, label in GROUPS.items():
-                found.append(
-                    mean_check(
-                        f"{activation}, {label}: mean cosine of all weights over pairs of runs",
-                        cosines_of_pairs(group_of(runs, group)["weights"].values),
-                        least=0.2 if group == "shared" else -0.05,
-                        most=None if group == "shared" else 0.05,
-                        stated=f"ours earlier: {_STATED[activation, group]}",
-                        chance="0; of initial weights "
-                        f"{cosines_of_pairs(group_of(runs, group)['initial'].values).mean():.4f}",
-                    )
-                )
+            for group in GROUPS:
+                start = cosines_of_pairs(group_of(runs, group)["initial"].values).mean()
+                stated = f"ours earlier: {_STATED[activation, group]}"
+                chance = f"0; of initial weights {start:.4f}"
+                found.append(pair_check(activation, runs, group, stated=stated, chance=chance))
             found.append(
                 mean_check(
                     f"{activation}: least accuracy on the test digits",
-                    [float(runs["accuracy"].min())],
+                    [runs["accuracy"].values.min()],
                     least=0.95,
                     stated="ours earlier: .97 to .99",
                     chance=".1",
@@ -133,23 +128,7 @@ class DeepDegeneracy(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the pairs of every group, an axes for every activation."""
-        names = list(dict.fromkeys(results["activation"].values))
-        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, activation in zip(panels, names, strict=True):
-            runs = chosen(results, activation=activation)
-            groups = {
-                label.replace(", ", ",\n"): cosines_of_pairs(
-                    group_of(runs, group)["weights"].values
-                )
-                for group, label in GROUPS.items()
-            }
-            dots(axes, groups)
-            axes.tick_params(axis="x", labelsize="small")
-            axes.set_title(activation)
-            level(axes, 0.0, "chance")
-            axes.axhline(0.2, color="C3", ls="--", lw=1, label="bound for one feedback")
-        panels[0].set_ylabel("cosine of all weights")
-        legend_beside(axes)
+        draw_pairs(figure, results, key="activation")
 
 
 def _weights(moment: Moment) -> dict[str, torch.Tensor]:

@@ -9,11 +9,11 @@ import torch
 import xarray as xr
 
 from alignlab.experiments._alignment import accuracy, weights_of
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check
-from alignlab.experiments._drawing import dots, legend_beside, level
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._images import image_network, image_training, images
-from alignlab.experiments.refinetti2021._pairs import GROUPS, cosines_of_pairs, group_of
+from alignlab.experiments.refinetti2021._pairs import GROUPS, cases_of_pairs, draw_pairs, pair_check
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,14 +66,7 @@ class DegeneracyOnImages(Claim):
 
     def cases(self, setting: Setting) -> Sequence[Case]:
         """Return rules, inits and feedback for every data set."""
-        inits = range(setting["inits"])
-        runs = [("dfa", init, 0) for init in inits] + [("dfa", init, init) for init in inits[1:]]
-        runs += [("bp", init, 0) for init in inits]
-        return [
-            {"data": data, "rule": rule, "init": init, "feedback": fed}
-            for data in setting["data"]
-            for rule, init, fed in runs
-        ]
+        return [case for name in setting["data"] for case in cases_of_pairs(setting, data=name)]
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train one network, and keep its weights and accuracy."""
@@ -99,16 +92,7 @@ class DegeneracyOnImages(Claim):
         found = []
         for data in setting["data"]:
             runs = chosen(results, data=data)
-            for group, label in GROUPS.items():
-                found.append(
-                    mean_check(
-                        f"{data}, {label}: mean cosine of all weights over pairs of runs",
-                        cosines_of_pairs(group_of(runs, group)["weights"].values),
-                        least=0.2 if group == "shared" else -0.05,
-                        most=None if group == "shared" else 0.05,
-                        chance="0",
-                    )
-                )
+            found += [pair_check(data, runs, group) for group in GROUPS]
             for rule in ("dfa", "bp"):
                 right = chosen(runs, rule=rule)["accuracy"].values
                 what = f"{data}, {rule}: accuracy on test images"
@@ -117,20 +101,4 @@ class DegeneracyOnImages(Claim):
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the pairs of every group, an axes for every data set."""
-        names = list(dict.fromkeys(results["data"].values))
-        panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axes, data in zip(panels, names, strict=True):
-            runs = chosen(results, data=data)
-            groups = {
-                label.replace(", ", ",\n"): cosines_of_pairs(
-                    group_of(runs, group)["weights"].values
-                )
-                for group, label in GROUPS.items()
-            }
-            dots(axes, groups)
-            axes.tick_params(axis="x", labelsize="small")
-            axes.set_title(data)
-            level(axes, 0.0, "chance")
-            axes.axhline(0.2, color="C3", ls="--", lw=1, label="bound for one feedback")
-        panels[0].set_ylabel("cosine of all weights")
-        legend_beside(axes)
+        draw_pairs(figure, results, key="data")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._drawing import dots
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._order_parameters import Dynamics, State
 from alignlab.experiments.refinetti2021._students import every, parsed
 from alignlab.experiments.refinetti2021._teacher_student import Runs, simulated

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
 from alignlab.experiments._checking import mean_check, share_check
-from alignlab.experiments._drawing import curve, legend_beside, level
-from alignlab.experiments.refinetti2021._half_times import noisy_training
+from alignlab.experiments._drawing import curve, legend_beside
+from alignlab.experiments._selection import chosen, over_seeds
+from alignlab.experiments.refinetti2021._half_times import along_epochs, noisy_training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ class LabelNoise(Claim):
             ]
         times = np.array(
             [
-                chosen(results, noise=float(noise)).sortby("seed")["half_time_gradient"][:, 0]
+                over_seeds(results, "half_time_gradient", noise=float(noise))[:, 0]
                 for noise in setting["noise"]
             ]
         )
@@ -116,8 +117,6 @@ class LabelNoise(Claim):
             curve(right, epochs, runs["weight_total"].values, label, **style)
             left.axvline(float(runs["half_time_gradient"][:, 0].mean()), ls=":", **style)
         for axes, name in ((left, "gradient alignment of layer 1"), (right, "weight alignment")):
-            axes.set_xscale("symlog", linthresh=0.1)
-            axes.set_xlim(left=0)
-            axes.set(xlabel="epoch", ylabel=name)
-            level(axes, 0.0, "chance")
+            along_epochs(axes)
+            axes.set_ylabel(name)
         legend_beside(right)

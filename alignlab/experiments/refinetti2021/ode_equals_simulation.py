@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._order_parameters import (
     Dynamics,
     State,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Setting, Work, chosen
-from alignlab.experiments._checking import mean_check, share_check
-from alignlab.experiments._drawing import curve, legend_beside, level
-from alignlab.experiments.refinetti2021._half_times import noisy_images
+from alignlab.experiments._base import Case, Check, Claim, Setting, Work
+from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._selection import chosen
+from alignlab.experiments.refinetti2021._half_times import draw_layers, noisy_images, order_checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,22 +89,7 @@ class OrderOnImages(Claim):
         for data in setting["data"]:
             for noise in setting["noise"]:
                 runs = chosen(results, data=data, noise=float(noise))
-                times = runs["half_time_gradient"].values
-                where = f"{data}, p={noise:g}"
-                found += [
-                    mean_check(
-                        f"{where}: epochs to half of the alignment of hidden layer {layer + 1}",
-                        times[:, layer],
-                    )
-                    for layer in range(times.shape[1])
-                ]
-                found.append(
-                    share_check(
-                        f"{where}: the first hidden layer is before the last",
-                        times[:, 0] < times[:, -1],
-                        chance="1/2",
-                    )
-                )
+                found += order_checks(f"{data}, p={noise:g}", runs)
         return found
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
@@ -114,15 +99,6 @@ class OrderOnImages(Claim):
         panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
         for axes, (data, noise) in zip(panels, places, strict=True):
             runs = chosen(results, data=data, noise=noise)
-            for number in range(runs.sizes["layer"]):
-                style, label = {"color": f"C{number}"}, f"hidden layer {number + 1}"
-                epochs = runs["epochs_seen"].values[0]
-                curve(axes, epochs, runs["gradient"].values[:, :, number], label, **style)
-                half = float(runs["half_time_gradient"].values[:, number].mean())
-                axes.axvline(half, ls=":", **style)
-            axes.set_xscale("symlog", linthresh=0.1)
-            axes.set_xlim(left=0)
-            axes.set(title=f"{data}, p = {noise:g}", xlabel="epoch")
-            level(axes, 0.0, "chance")
+            draw_layers(axes, runs, runs["epochs_seen"].values[0], f"{data}, p = {noise:g}")
         panels[0].set_ylabel("gradient alignment")
         legend_beside(axes)

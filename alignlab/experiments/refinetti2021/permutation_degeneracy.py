@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import share_check
 from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._students import curves, every, parsed
 from alignlab.experiments.refinetti2021._teacher_student import (
     Runs,
@@ -87,15 +88,9 @@ class PermutationDegeneracy(Claim):
         solution = ", ".join(f"{each:g}" for each in solutions[best])
         distinct = len(np.unique(ends["bp"]))
         what = f"converged DFA runs at v = ({solution}), the solution of largest overlap"
-        at_best = ends["dfa"] == best
         stated = "ours earlier: 9 of 9 converged"
-        first = (
-            share_check(what, at_best, stated=stated, chance="1/8")
-            if len(at_best)
-            else Check(what, float("nan"), "all", False, stated, chance="1/8", runs=0)
-        )
         return [
-            first,
+            share_check(what, ends["dfa"] == best, stated=stated, chance="1/8"),
             Check(
                 "distinct solutions of converged runs by backpropagation", distinct,
                 f">= {_FEWEST}", distinct >= _FEWEST, "ours earlier: 4", runs=len(ends["bp"]),

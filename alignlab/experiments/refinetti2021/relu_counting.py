@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work, chosen
+from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import share_check
 from alignlab.experiments._drawing import legend_beside
-from alignlab.experiments._statistics import interval_of_share
+from alignlab.experiments._selection import chosen
 from alignlab.experiments.refinetti2021._teacher_student import (
     Runs,
     recorded_times,
@@ -102,11 +102,9 @@ class ReluCounting(Claim):
                 Check(what, share, f"{exact}", passed, f"recalled: {exact}", runs=rows.size)
             )
         own = chosen(results, rule="bp")["error"].isel(time=-1).values.ravel()
-        count = int((own < _LEARNED).sum())
         what = "runs that learn by backpropagation, K = M (a control, without a bound)"
-        share, low, high = interval_of_share(count, own.size)
         before = "ours earlier: 2 of 5 learn, 3 stick"
-        return [*checks, Check(what, share, "any", True, before, low, high, runs=own.size)]
+        return [*checks, share_check(what, own < _LEARNED, least=0.0, stated=before)]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the errors at the end."""

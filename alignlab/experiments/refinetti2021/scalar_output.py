@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import worst_check
 from alignlab.experiments._drawing import legend_beside, level
 from alignlab.experiments.refinetti2021._linear import (
     gaussian_feedback,
@@ -16,7 +17,6 @@ from alignlab.experiments.refinetti2021._linear import (
     squared_error,
     trained_linear,
 )
-from alignlab.experiments.refinetti2021._students import worst_check
 from alignlab.probe import Probe
 from alignlab.training import Recipe
 

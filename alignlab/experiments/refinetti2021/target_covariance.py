@@ -11,7 +11,9 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import legend_beside
+from alignlab.experiments._selection import over_seeds
 from alignlab.experiments._statistics import interval_of_mean
 from alignlab.experiments.refinetti2021._linear import (
     alignment_matrices,
@@ -106,21 +108,20 @@ class TargetCovariance(Claim):
         means, checks = [], []
         targets = []
         for alpha, beta in setting["points"]:
-            here = (results["alpha"].values == alpha) & (results["beta"].values == beta)
-            values = results["of_matrix"].values[here]
-            target = float(results["of_targets"].values[here][0])
-            mean, low, high = interval_of_mean(values)
-            means.append(mean)
+            values = over_seeds(results, "of_matrix", alpha=alpha, beta=beta)
+            target = float(over_seeds(results, "of_targets", alpha=alpha, beta=beta)[0])
+            means.append(values.mean())
             targets.append(target)
             stated = _STATED.get((alpha, beta))
             checks.append(
-                Check(
-                    f"cos(A_2, I), targets with alpha = {alpha:g}, beta = {beta:g}", mean,
-                    f"{target:.3f} within {_NEAR:g}", abs(mean - target) <= _NEAR,
-                    f"ours earlier: {stated}" if stated else "", low, high,
-                    "0; of rank 1 0.707", values.size,
+                mean_check(
+                    f"cos(A_2, I), targets with alpha = {alpha:g}, beta = {beta:g}",
+                    values,
+                    near=(target, _NEAR),
+                    stated=f"ours earlier: {stated}" if stated else "",
+                    chance="0; of rank 1 0.707",
                 )
-            )  # fmt: skip
+            )
         order = float(spearmanr(targets, means).statistic)
         what = "rank correlation of cos(Sigma, I) and the mean cos(A_2, I)"
         first = Check(what, order, "1", order > 1.0 - 1e-9, "ours earlier: 1", runs=len(means))

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
+from alignlab.experiments._checking import worst_check
 from alignlab.experiments._drawing import legend_beside, level
 from alignlab.experiments.refinetti2021._linear import (
     by_double_sum,
@@ -18,7 +19,6 @@ from alignlab.experiments.refinetti2021._linear import (
     linear_task,
     trained_linear,
 )
-from alignlab.experiments.refinetti2021._students import worst_check
 from alignlab.training import Recipe
 
 if TYPE_CHECKING:
