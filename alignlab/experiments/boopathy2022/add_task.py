@@ -45,7 +45,7 @@ class AddTask(Claim):
         "batch_size": 50,
         "lr": 1e-2,
         "epochs": 100,
-        "seeds": 2,
+        "seeds": 3,
     }
     full: ClassVar[Setting | None] = {
         "units": 1024,

@@ -47,7 +47,7 @@ class ScoreByWidth(Claim):
         "batch_size": 100,
         "epochs": 30,
         "scaling": "pixel",
-        "seeds": 2,
+        "seeds": 3,
     }
     full: ClassVar[Setting | None] = {
         "widths": (16, 64, 256, 1024, 4096),

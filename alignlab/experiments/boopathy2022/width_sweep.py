@@ -45,7 +45,7 @@ class WidthSweep(Claim):
         "batch_size": 100,
         "epochs": 30,
         "scaling": "pixel",
-        "seeds": 2,
+        "seeds": 3,
     }
     full: ClassVar[Setting | None] = {
         "rules": ("bp", "align-prop", "align-ada", "align-zero", "fa", "dfa", "last"),

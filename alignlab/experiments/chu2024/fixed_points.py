@@ -139,7 +139,6 @@ class FixedPoints(Claim):
                 text = label if number == 0 else None
                 left.loglog(steps, shown, color=f"C{color}", alpha=0.8, label=text)
         left.set(xlabel="1 + step", ylabel="norm")
-        left.legend(frameon=False)
         built = results["built"].isel(run=0)
         for place, name in enumerate(labels):
             heights = built.sel(quantity=name).values

@@ -139,6 +139,7 @@ class RandomWalk(Claim):
                     **{"fmt": "_", "color": "C3", "capsize": 4, "label": label[1]},
                 )
             axes.set(title=activation, xlabel="hidden layer", xticks=range(1, layer + 2))
+            axes.set_xlim(0.6, layer + 1.6)
             level(axes, 0.0, "chance")
         panels[0].set_ylabel("gradient alignment")
         legend_beside(axes)

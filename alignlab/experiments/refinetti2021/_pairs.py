@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,7 +86,7 @@ def draw_pairs(figure: Figure, results: xr.Dataset, *, key: str) -> None:
     for axes, name in zip(panels, names, strict=True):
         runs = chosen(results, **{key: name})
         groups = {
-            label.replace(", ", ",\n"): cosines_of_pairs(group_of(runs, group)["weights"].values)
+            fill(label, 12): cosines_of_pairs(group_of(runs, group)["weights"].values)
             for group, label in GROUPS.items()
         }
         dots(axes, groups)

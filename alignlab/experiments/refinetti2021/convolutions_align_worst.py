@@ -152,5 +152,5 @@ class ConvolutionsAlignWorst(Claim):
         panels[2].set_ylabel("weight alignment, second layer")
         for axes in panels:
             level(axes, 0.0, "chance")
-            axes.tick_params(axis="x", labelsize="small")
+            axes.tick_params(axis="x", labelsize="small", rotation=30)
         legend_beside(panels[2])

@@ -112,7 +112,8 @@ class Degeneracy(Claim):
         parts = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for entries, axes in zip(names, parts, strict=True):
             solutions = np.array([[a, b] for a in (-1, 1) for b in (-1, 1)])
-            axes.plot(*solutions.T, "s", color="lightgrey", ms=16, label="solutions")
+            axes.plot(*solutions.T, "s", color="lightgrey", ms=16)
+            axes.plot([], [], "s", color="lightgrey", label="solutions")
             for rule, marker, shift in (("dfa", "o", -0.06), ("bp", "x", 0.06)):
                 one = chosen(results, rule=rule, feedback=entries)["v"].isel(run=0, time=-1)
                 inits = np.linspace(-0.08, 0.08, one.sizes["init"])

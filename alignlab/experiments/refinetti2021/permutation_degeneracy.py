@@ -107,11 +107,12 @@ class PermutationDegeneracy(Claim):
         for rule, axes in zip(("dfa", "bp"), parts, strict=True):
             one = chosen(results, rule=rule).isel(run=0, time=-1)
             solutions = _solutions(np.array(self.fast["teacher"]))
-            axes.plot(*solutions.T, "s", color="lightgrey", ms=14, label="solutions")
+            axes.plot(*solutions.T, "s", color="lightgrey", ms=14)
+            axes.plot([], [], "s", color="lightgrey", label="solutions")
             v, done = one["v"].transpose("init", "unit").values, one["error"].values < _CONVERGED
             axes.plot(*v[done].T, "o", color="C0", alpha=0.6, label="converged")
             axes.plot(*v[~done].T, "o", mfc="none", color="C0", label="not converged")
-            arrow = {"arrowstyle": "->"}
+            arrow = {"arrowstyle": "->", "color": "0.3"}
             axes.annotate("", parsed(self.fast["feedback"]), (0, 0), arrowprops=arrow)
             axes.set_title(f"{rule.upper()} (arrow: F)")
             axes.set_xlabel("$v_1$")
