@@ -86,7 +86,9 @@ def draw_pairs(figure: Figure, results: xr.Dataset, *, key: str) -> None:
     for axes, name in zip(panels, names, strict=True):
         runs = chosen(results, **{key: name})
         groups = {
-            fill(label, 12): cosines_of_pairs(group_of(runs, group)["weights"].values)
+            fill(label, 12, break_long_words=False): cosines_of_pairs(
+                group_of(runs, group)["weights"].values
+            )
             for group, label in GROUPS.items()
         }
         dots(axes, groups)
