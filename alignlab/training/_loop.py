@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from alignlab.engine.capture import Loss
-from alignlab.errors import InputError
+from alignlab.errors import DivergedError, InputError
+from alignlab.feedback import Feedback, decoded
 from alignlab.learner import Learner
 from alignlab.rules._base import Rule
 from alignlab.schedules import Schedule, never
-from alignlab.training._checkpoint import Training
+from alignlab.training._checkpoint import Best, Training
 from alignlab.training._held import require_held
 from alignlab.training._random import seeded_apart
 from alignlab.training._recipe import Recipe
@@ -57,11 +58,16 @@ def train(  # noqa: PLR0913 - each is one property of a training
             change the training.
         when: Which steps are due.
         keep: File in which the training is kept while it goes on; one that is found there is
-            gone on with, to the same bits, and it is removed at the end.
+            gone on with, to the same bits, and it is removed at the end. It is for one process
+            at a time, of which only ``train_into`` makes sure.
         progress: Called with what is done, how much of it and of how much.
 
+    Returns:
+        What was done. The model is left with the weights of the last epoch; where the recipe has
+        patience, ``restore_best`` gives it those of the best.
+
     Raises:
-        DivergedError: The loss is no longer finite.
+        DivergedError: The loss or the weights are no longer finite; holds what was ``reached``.
         InputError: A frozen name is not in the model, inputs and targets are not as many, or
             what is kept is that of another training.
     """
@@ -76,7 +82,11 @@ def train(  # noqa: PLR0913 - each is one property of a training
         model.train()
         steps.go_on_from(keeper.found())
         while not steps.is_over():
-            steps.epoch(x, targets, held)
+            try:
+                steps.epoch(x, targets, held)
+            except DivergedError as error:
+                error.reached = _left(steps)
+                raise
             keeper.keep(steps.values())
             label = f"training by {rule.label}, loss {steps.losses[-1]:.3f}"
             progress(label, len(steps.losses), recipe.epochs)
@@ -87,6 +97,7 @@ def train(  # noqa: PLR0913 - each is one property of a training
 
 def _left(steps: Steps) -> Training:
     steps.learner.model.zero_grad()
+    best = steps.best
     return Training(
         rule=steps.learner.rule,
         feedback=steps.learner.feedback,
@@ -95,7 +106,13 @@ def _left(steps: Steps) -> Training:
         history=tuple(steps.history),
         held_losses=tuple(steps.held_losses),
         held_accuracies=tuple(steps.held_accuracies),
+        steps=steps.step,
+        best=best and Best(**best | {"feedback": _decoded(best["feedback"])}),
     )
+
+
+def _decoded(feedback: Mapping[str, Any]) -> dict[str, Feedback]:
+    return {name: decoded(value) for name, value in feedback.items()}
 
 
 def _require_pairs(x: Tensor, y: Tensor) -> None:
