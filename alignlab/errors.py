@@ -28,7 +28,7 @@ class InputError(AlignlabError, ValueError):
 
 
 class DivergedError(InputError):
-    """A training whose loss or weights are no longer finite.
+    """A training whose loss or weights are no longer finite, or that torch cannot go on with.
 
     Attributes:
         reached: The ``Training`` up to then.

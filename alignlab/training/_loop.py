@@ -67,7 +67,8 @@ def train(  # noqa: PLR0913 - each is one property of a training
         patience, ``restore_best`` gives it those of the best.
 
     Raises:
-        DivergedError: The loss or the weights are no longer finite; holds what was ``reached``.
+        DivergedError: The loss or the weights are no longer finite, or optimizer or schedule
+            cannot go on; holds what was ``reached``.
         InputError: A frozen name is not in the model, inputs and targets are not as many, or
             what is kept is that of another training.
     """

@@ -154,7 +154,7 @@ def _require_plain(options: Mapping[str, Any], what: str) -> None:
     """Refuse arguments that a checkpoint cannot hold."""
     for name, value in options.items():
         parts = value if isinstance(value, list | tuple) else (value,)
-        if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+        if any(_is_infinite(part) for part in parts):
             msg = f"The {what} is given {name}={value!r}; give finite numbers."
             raise InputError(msg)
         if not all(isinstance(part, _PLAIN) for part in parts):
@@ -163,6 +163,13 @@ def _require_plain(options: Mapping[str, Any], what: str) -> None:
                 "lists of them, so that a checkpoint can hold them."
             )
             raise InputError(msg)
+
+
+def _is_infinite(value: Any) -> bool:
+    """Say whether a value, or a word that stands for one, is an infinite number or none."""
+    if isinstance(value, str):
+        return value.lower().lstrip("+-") in {"inf", "infinity", "nan"}
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _kinds(module: Any, base: type) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class Steps:
         """Take a step on every batch, see to the held-out data, and move the learning rate.
 
         Raises:
-            DivergedError: The loss or the weights are not finite.
+            DivergedError: The loss or the weights are not finite, or optimizer or schedule
+                cannot go on.
         """
         size = self.recipe.batch_size
         batches = torch.randperm(len(x), generator=self._order).split(size)
@@ -193,14 +194,17 @@ class Steps:
             yield
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             options = self.recipe.options()
-            kind = "schedule" if name == self.recipe.schedule else "optimizer"
-            given = ", ".join(f"{k}={v!r}" for k, v in options[f"{kind}_options"].items())
-            text = " ".join(str(error).split())
+            if name == self.recipe.schedule:
+                given = options["schedule_options"]
+            else:
+                given = {**options["optimizer_options"], "lr": self.optimizer.param_groups[0]["lr"]}
+            said = ", ".join(f"{key}={value!r}" for key, value in given.items())
+            text = " ".join(str(error).split()).rstrip(".")
             msg = (
-                f"{name} with {given or 'no arguments'} cannot go on after {self.step} steps: "
-                f"{text.rstrip('.')}. Change its arguments."
+                f"{name} with {said or 'no arguments'} cannot go on after {self.step} steps: "
+                f"{text}. Change its arguments."
             )
-            raise InputError(msg) from error
+            raise (DivergedError if self.step else InputError)(msg) from error
 
     @torch.no_grad()
     def _loss_at(self, x: Tensor, y: Tensor) -> float:

@@ -266,7 +266,7 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is() -> None:
         (("--rule", "tbptt"), "tbptt"),
         (("--optimizer-arg", "lr=1e300"), "sgd with lr=1e+300 cannot go on after 0 steps: "),
         (("--optimizer-arg", "lr=1e999"), "lr=inf; give finite numbers"),
-        (("--optimizer-arg", "lr=nan"), "lr='nan'"),
+        (("--optimizer-arg", "lr=nan"), "lr='nan'; give finite numbers"),
         (("--stop-loss", "nan"), "stop at of nan"),
         (("--patience", "-1"), "--patience"),
         (("--schedule", "onecyclelr", "--schedule-arg", "max_lr=0.1"), "onecyclelr"),
