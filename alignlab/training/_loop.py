@@ -108,7 +108,7 @@ def _left(steps: Steps) -> Training:
         held_losses=tuple(steps.held_losses),
         held_accuracies=tuple(steps.held_accuracies),
         steps=steps.step,
-        best=best and Best(**best | {"feedback": _decoded(best["feedback"])}),
+        best=Best(**best | {"feedback": _decoded(best["feedback"])}) if best else None,
     )
 
 
