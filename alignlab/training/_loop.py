@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +58,14 @@ def train(  # noqa: PLR0913 - each is one property of a training
             change the training.
         when: Which steps are due.
         keep: File in which the training is kept while it goes on; one that is found there is
-            gone on with, to the same bits, and it is removed at the end. It is for one process
-            at a time, of which only ``train_into`` makes sure.
+            gone on with, to the same bits, and it is removed at the end. One process at a time.
         progress: Called with what is done, how much of it and of how much.
 
     Returns:
-        What was done. The model is left with the weights of the last epoch; where the recipe has
-        patience, ``restore_best`` gives it those of the best.
+        What was done. The model has the last weights; ``restore_best`` gives it the best.
 
     Raises:
-        DivergedError: The loss or the weights are no longer finite, or optimizer or schedule
-            cannot go on; holds what was ``reached``.
+        DivergedError: Loss or weights are no longer finite; holds what was ``reached``.
         InputError: A frozen name is not in the model, inputs and targets are not as many, or
             what is kept is that of another training.
     """
@@ -78,22 +75,33 @@ def train(  # noqa: PLR0913 - each is one property of a training
     learner = Learner(model, loss_function, rule)
     steps = Steps(learner, loss_function, optimizer, recipe=recipe, watch=watch, when=when)
     keeper = _keeper(keep, steps, x, y)
-    targets = recipe.targets(y)
     with seeded_apart(recipe.dropout_seed, steps.device):
         model.train()
         steps.go_on_from(keeper.found())
-        while not steps.is_over():
-            try:
-                steps.epoch(x, targets, held)
-            except DivergedError as error:
-                error.reached = _left(steps)
-                raise
+        for _ in _epochs(steps, x, recipe.targets(y), held):
             keeper.keep(steps.values())
             label = f"training by {rule.label}, loss {steps.losses[-1]:.3f}"
             progress(label, len(steps.losses), recipe.epochs)
         steps.look(float(len(steps.losses)), steps.last_loss, last=True)
     keeper.remove()
     return _left(steps)
+
+
+def _epochs(
+    steps: Steps, x: Tensor, y: Tensor, held: tuple[Tensor, Tensor] | None
+) -> Iterator[None]:
+    """Yield after every epoch until all are done.
+
+    Raises:
+        DivergedError: With what was reached.
+    """
+    while not steps.is_over():
+        try:
+            steps.epoch(x, y, held)
+        except DivergedError as error:
+            error.reached = _left(steps)
+            raise
+        yield
 
 
 def _left(steps: Steps) -> Training:

@@ -201,7 +201,7 @@ class Steps:
             said = ", ".join(f"{key}={value!r}" for key, value in given.items())
             text = " ".join(str(error).split()).rstrip(".")
             msg = (
-                f"{name} with {said or 'no arguments'} cannot go on after {self.step} steps: "
+                f"{name} with {said or 'no arguments'} cannot go on after {self._done}: "
                 f"{text}. Change its arguments."
             )
             raise (DivergedError if self.step else InputError)(msg) from error
@@ -227,9 +227,13 @@ class Steps:
             if parameter.requires_grad and not parameter.isfinite().all():
                 self._diverge(f"{name} is no longer finite")
 
+    @property
+    def _done(self) -> str:
+        return "1 step" if self.step == 1 else f"{self.step} steps"
+
     def _diverge(self, what: str) -> NoReturn:
         msg = (
-            f"{what} after {self.step} steps, in epoch {len(self.losses) + 1}; lower the learning "
+            f"{what} after {self._done}, in epoch {len(self.losses) + 1}; lower the learning "
             "rate (lr), or whatever else makes steps large, such as momentum or weight_decay."
         )
         raise DivergedError(msg)

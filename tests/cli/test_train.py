@@ -222,7 +222,7 @@ def test_patience_keeps_the_best_epoch_beside_the_last() -> None:
 def test_a_training_that_diverges_keeps_what_was_recorded_until_then() -> None:
     options = ("--optimizer-arg", "lr=1e38", "--quiet")
     said = refused(*RUN, *options, "-o", "run")
-    assert "after 1 steps, in epoch 1; lower the learning rate (lr)" in said
+    assert "after 1 step, in epoch 1; lower the learning rate (lr)" in said
     assert "What was recorded until then is in run." in said
     assert sorted(p.name for p in Path("run").iterdir()) == FILES[1:]
     assert recording.load("run/recording.nc")["step"].values[0] == 0

@@ -224,10 +224,10 @@ def test_a_training_that_diverges_says_so_by_its_kind(rule: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"batch_size": 60, "optimizer_options": {"lr": 1e37}}, "after [12] steps, in epoch [12];"),
-        ({"batch_size": 60, "epochs": 1, "optimizer_options": {"lr": 3e38}}, "after 1 steps"),
+        ({"batch_size": 60, "optimizer_options": {"lr": 1e37}}, "after [12] steps?, in epoch"),
+        ({"batch_size": 60, "epochs": 1, "optimizer_options": {"lr": 3e38}}, "after 1 step, "),
         ({"optimizer_options": {"lr": 0.1, "momentum": 99.0}, "epochs": 99}, "in epoch [0-9]+;"),
-        ({"optimizer_options": {"lr": 0.1, "weight_decay": 1e37}}, "after [0-9]+ steps"),
+        ({"optimizer_options": {"lr": 0.1, "weight_decay": 1e37}}, "after [0-9]+ steps?, "),
     ],
 )
 def test_what_was_reached_before_a_training_diverged_is_told(
