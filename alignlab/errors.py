@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "AlignlabError",
     "CheckpointError",
@@ -26,7 +28,13 @@ class InputError(AlignlabError, ValueError):
 
 
 class DivergedError(InputError):
-    """A training whose loss is no longer finite."""
+    """A training whose loss or weights are no longer finite, or that torch cannot go on with.
+
+    Attributes:
+        reached: The ``Training`` up to then.
+    """
+
+    reached: Any = None
 
 
 class MissingError(AlignlabError, LookupError):

@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -45,6 +45,7 @@ from alignlab.experiments._runs import (
     seconds_of,
 )
 from alignlab.experiments._sizes import changed
+from alignlab.locks import Lock
 
 __all__ = ["folder_of", "reproduce", "reproduce_many"]
 
@@ -60,6 +61,7 @@ class Prepared:
     setting: Setting
     blank: Outcome
     folder: Path
+    lock: Lock
     jobs: tuple[Job, ...]
 
 
@@ -86,7 +88,8 @@ def reproduce(
     """Run a claim and leave its numbers, figure, caption and outcome in a folder of its own.
 
     Cases that are there already from the same code and setting are not run again, so that what
-    was cut off goes on, to the same bits. The number of processes changes nothing either.
+    was cut off goes on, to the same bits. The number of processes changes nothing either. The
+    claim's folder is held meanwhile, so that no other call works in it.
 
     Args:
         key: ``paper:claim`` or an identity such as ``R4``.
@@ -104,8 +107,8 @@ def reproduce(
 
     Raises:
         MissingError: No such claim, or its data set is not there.
-        InputError: The name means several claims, the claim has no full setting, or a change
-            names no size of it.
+        InputError: The name means several claims, the claim has no full setting, a change names
+            no size of it, or its folder is in use.
 
     Example:
         >>> import tempfile
@@ -118,7 +121,8 @@ def reproduce(
         message = f"{key!r} means {len(entries)} claims; name one, such as {entries[0].key}."
         raise InputError(message)
     prepared = _prepared(entries[0], output, full=full, changes=changes or {}, device=device)
-    with _executed([prepared], jobs=jobs, force=force, progress=progress) as waiting:
+    executed = _executed([prepared], jobs=jobs, force=force, progress=progress)
+    with prepared.lock, executed as waiting:
         return _finished(prepared, waiting[0], progress)
 
 
@@ -136,7 +140,8 @@ def reproduce_many(
     """Run claims one after the other, and yield each outcome as it is there.
 
     Their cases share the processes, so that none idles while another claim ends. A claim that
-    cannot be run has the status ``not run: ...``; neither that nor a failure stops the others.
+    cannot be run, such as one whose folder is in use, has the status ``not run: ...``; neither
+    that nor a failure stops the others. All folders are held until the last claim has ended.
 
     Args:
         entries: The claims.
@@ -149,16 +154,19 @@ def reproduce_many(
         progress: Called with the claim and how many of its cases are done.
     """
     ready: list[Prepared | Outcome] = []
-    for entry in entries:
-        try:
-            ready.append(_prepared(entry, output, full=full, changes=changes or {}, device=device))
-        except AlignlabError as error:
-            ready.append(replace(_blank(entry, full=full), status=f"{NOT_RUN}: {error}"))
-        except Exception as error:
-            ready.append(replace(_blank(entry, full=full), status=_failure(error)))
-    able = [each for each in ready if isinstance(each, Prepared)]
-    with _executed(able, jobs=jobs, force=force, progress=progress) as waiting:
-        rest = iter(waiting)
+    with ExitStack() as held:
+        for entry in entries:
+            try:
+                prepared = _prepared(entry, output, full=full, changes=changes or {}, device=device)
+                held.enter_context(prepared.lock)
+                ready.append(prepared)
+            except AlignlabError as error:
+                ready.append(replace(_blank(entry, full=full), status=f"{NOT_RUN}: {error}"))
+            except Exception as error:
+                ready.append(replace(_blank(entry, full=full), status=_failure(error)))
+        able = [each for each in ready if isinstance(each, Prepared)]
+        executed = _executed(able, jobs=jobs, force=force, progress=progress)
+        rest = iter(held.enter_context(executed))
         for each in ready:
             if isinstance(each, Prepared):
                 yield _finished(each, next(rest), progress)
@@ -186,14 +194,14 @@ def _prepared(
     if not cases:
         message = f"{entry.key} has no cases."
         raise InputError(message)
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
     jobs = tuple(
         run_of(entry, plain(case), setting, folder=folder / "runs", code=code, device=device)
         for case in cases
     )
-    return Prepared(
-        entry, claim, setting, replace(blank, device=device, setting=plain(setting)), folder, jobs
-    )
+    blank = replace(blank, device=device, setting=plain(setting))
+    lock = Lock(folder)
+    (folder / "runs").mkdir(exist_ok=True)
+    return Prepared(entry, claim, setting, blank, folder, lock, jobs)
 
 
 def _blank(entry: Entry, *, full: bool, claim: Claim | None = None) -> Outcome:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from alignlab.errors import InputError
 from alignlab.feedback import Feedback, digest, encoded
 from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
 from alignlab.rules._drawn import DrawnFeedback
 from alignlab.rules._wrapping import feedback_seed
 
-__all__ = ["Training", "save_checkpoint"]
+__all__ = ["Best", "Training", "restore_best", "save_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """A training after the epoch with the least loss on held-out data.
+
+    Attributes:
+        epoch: Number of that epoch, from 1.
+        step: How many steps were made.
+        weights: State of the model, on the host.
+        feedback: What the rule held, on the host.
+    """
+
+    epoch: int
+    step: int
+    weights: Mapping[str, Any]
+    feedback: Mapping[str, Feedback]
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,8 @@ class Training:
         history: What was watched, in the order of the steps; each with ``step`` and ``epoch``.
         held_losses: Mean loss on held-out data after every epoch; empty where there are none.
         held_accuracies: Accuracy there; NaN where the targets are no classes.
+        steps: How many steps were made.
+        best: The best epoch, where the recipe has patience; ``restore_best`` goes back to it.
     """
 
     rule: Rule
@@ -40,6 +60,37 @@ class Training:
     history: Sequence[Mapping[str, Any]] = ()
     held_losses: tuple[float, ...] = ()
     held_accuracies: tuple[float, ...] = ()
+    steps: int = 0
+    best: Best | None = None
+
+
+def restore_best(model: nn.Module, training: Training) -> Training:
+    """Give a model the weights of the best epoch.
+
+    Args:
+        model: The trained model, which ``train`` leaves with the weights of the last epoch.
+        training: What ``train`` returned.
+
+    Returns:
+        The training as it was after that epoch, for ``save_checkpoint``.
+
+    Raises:
+        InputError: The training had no patience, so that no epoch was kept.
+    """
+    best = training.best
+    if best is None:
+        msg = "No best epoch was kept; train by a recipe with patience, and with held-out data."
+        raise InputError(msg)
+    model.load_state_dict(best.weights)
+    return replace(
+        training,
+        feedback=best.feedback,
+        losses=training.losses[: best.epoch],
+        history=[moment for moment in training.history if moment["step"] <= best.step],
+        held_losses=training.held_losses[: best.epoch],
+        held_accuracies=training.held_accuracies[: best.epoch],
+        steps=best.step,
+    )
 
 
 def save_checkpoint(

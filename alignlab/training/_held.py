@@ -14,7 +14,7 @@ from alignlab.errors import InputError
 from alignlab.training._random import undisturbed
 from alignlab.training._recipe import Recipe
 
-__all__ = ["evaluated", "is_out_of_patience", "require_held"]
+__all__ = ["evaluated", "is_out_of_patience", "least", "require_held"]
 
 BATCH = 1000
 
@@ -40,11 +40,16 @@ def evaluated(model: nn.Module, loss_function: Loss, x: Tensor, y: Tensor) -> tu
     return total / len(x), right / len(x) if has_classes else math.nan
 
 
+def least(losses: Sequence[float]) -> int:
+    """Return the first place of the least loss."""
+    return losses.index(min(losses))
+
+
 def is_out_of_patience(losses: Sequence[float], patience: int | None) -> bool:
     """Say whether a loss has not fallen below its least for so many epochs."""
     if patience is None or not losses:
         return False
-    return len(losses) - 1 - losses.index(min(losses)) >= patience
+    return len(losses) - 1 - least(losses) >= patience
 
 
 def require_held(recipe: Recipe, held: tuple[Tensor, Tensor] | None) -> None:

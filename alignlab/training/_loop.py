@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from alignlab.engine.capture import Loss
-from alignlab.errors import InputError
+from alignlab.errors import DivergedError, InputError
+from alignlab.feedback import Feedback, decoded
 from alignlab.learner import Learner
 from alignlab.rules._base import Rule
 from alignlab.schedules import Schedule, never
-from alignlab.training._checkpoint import Training
+from alignlab.training._checkpoint import Best, Training
 from alignlab.training._held import require_held
 from alignlab.training._random import seeded_apart
 from alignlab.training._recipe import Recipe
@@ -57,11 +58,14 @@ def train(  # noqa: PLR0913 - each is one property of a training
             change the training.
         when: Which steps are due.
         keep: File in which the training is kept while it goes on; one that is found there is
-            gone on with, to the same bits, and it is removed at the end.
+            gone on with, to the same bits, and it is removed at the end. One process at a time.
         progress: Called with what is done, how much of it and of how much.
 
+    Returns:
+        What was done. The model has the last weights; ``restore_best`` gives it the best.
+
     Raises:
-        DivergedError: The loss is no longer finite.
+        DivergedError: Loss or weights are no longer finite; holds what was ``reached``.
         InputError: A frozen name is not in the model, inputs and targets are not as many, or
             what is kept is that of another training.
     """
@@ -71,12 +75,10 @@ def train(  # noqa: PLR0913 - each is one property of a training
     learner = Learner(model, loss_function, rule)
     steps = Steps(learner, loss_function, optimizer, recipe=recipe, watch=watch, when=when)
     keeper = _keeper(keep, steps, x, y)
-    targets = recipe.targets(y)
     with seeded_apart(recipe.dropout_seed, steps.device):
         model.train()
         steps.go_on_from(keeper.found())
-        while not steps.is_over():
-            steps.epoch(x, targets, held)
+        for _ in _epochs(steps, x, recipe.targets(y), held):
             keeper.keep(steps.values())
             label = f"training by {rule.label}, loss {steps.losses[-1]:.3f}"
             progress(label, len(steps.losses), recipe.epochs)
@@ -85,8 +87,26 @@ def train(  # noqa: PLR0913 - each is one property of a training
     return _left(steps)
 
 
+def _epochs(
+    steps: Steps, x: Tensor, y: Tensor, held: tuple[Tensor, Tensor] | None
+) -> Iterator[None]:
+    """Yield after every epoch until all are done.
+
+    Raises:
+        DivergedError: With what was reached.
+    """
+    while not steps.is_over():
+        try:
+            steps.epoch(x, y, held)
+        except DivergedError as error:
+            error.reached = _left(steps)
+            raise
+        yield
+
+
 def _left(steps: Steps) -> Training:
     steps.learner.model.zero_grad()
+    best = steps.best
     return Training(
         rule=steps.learner.rule,
         feedback=steps.learner.feedback,
@@ -95,7 +115,13 @@ def _left(steps: Steps) -> Training:
         history=tuple(steps.history),
         held_losses=tuple(steps.held_losses),
         held_accuracies=tuple(steps.held_accuracies),
+        steps=steps.step,
+        best=Best(**best | {"feedback": _decoded(best["feedback"])}) if best else None,
     )
+
+
+def _decoded(feedback: Mapping[str, Any]) -> dict[str, Feedback]:
+    return {name: decoded(value) for name, value in feedback.items()}
 
 
 def _require_pairs(x: Tensor, y: Tensor) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from alignlab.analyze._scores import scores, with_scores
 from alignlab.datasets import Samples
-from alignlab.engine.capture import Capture
 from alignlab.errors import MeasurementError
 from alignlab.learner import Learner
 from alignlab.probe import Probe
@@ -25,6 +24,7 @@ from alignlab.rules.dfa import DFA
 from alignlab.rules.usf import USF
 from alignlab.snapshot import MeasuredRule
 from alignlab.specs.losses import Loss
+from alignlab.training._starting import initial_state
 from alignlab.training._steps import Moment
 
 __all__ = ["Watcher"]
@@ -143,9 +143,5 @@ class Watcher:
         rule = learner.rule
         if rule.is_derived:
             return MeasuredRule(rule, {}, "derived from weights")
-        capture = Capture(learner.model, self._loss, x, y)
-        try:
-            state = rule.start(capture, seed=int(getattr(rule, "seed", 0)))
-        finally:
-            capture.close()
+        state = initial_state(learner, self._loss, x, y)
         return MeasuredRule(rule.at_step(0), state, "training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
@@ -38,7 +39,8 @@ class Recipe:
         precision: ``float32`` for the model's own, or ``bfloat16`` for autocast.
         stop_loss: Training ends after an epoch whose mean loss is at most this; None for never.
         patience: Training ends when the loss on held-out data has not fallen below its least
-            for so many epochs; None for never. The weights are those of the last epoch.
+            for so many epochs; None for never. The model is left with the weights of the last
+            epoch; those of the best are kept beside them, in ``Training.best``.
         frozen: Names of parameters that stay as they are, for controls.
         order_seed: Of the order of the data.
         noise_seed: Of the label noise.
@@ -77,6 +79,8 @@ class Recipe:
             wrong = f"A batch of {self.batch_size} samples is none; give at least 1."
         elif self.patience is not None and self.patience < 1:
             wrong = f"A patience of {self.patience} epochs is none; give at least 1."
+        elif self.stop_loss is not None and math.isnan(self.stop_loss):
+            wrong = "A loss to stop at of nan is never reached; give a number."
         elif not 0.0 <= self.label_noise <= 1.0:
             wrong = f"A share of {self.label_noise} of the targets is none; give 0 to 1."
         elif self.precision not in PRECISIONS:
@@ -150,12 +154,22 @@ def _require_plain(options: Mapping[str, Any], what: str) -> None:
     """Refuse arguments that a checkpoint cannot hold."""
     for name, value in options.items():
         parts = value if isinstance(value, list | tuple) else (value,)
+        if any(_is_infinite(part) for part in parts):
+            msg = f"The {what} is given {name}={value!r}; give finite numbers."
+            raise InputError(msg)
         if not all(isinstance(part, _PLAIN) for part in parts):
             msg = (
                 f"The {what} is given {name}={value!r}; its arguments are numbers, words and "
                 "lists of them, so that a checkpoint can hold them."
             )
             raise InputError(msg)
+
+
+def _is_infinite(value: Any) -> bool:
+    """Say whether a value, or a word that stands for one, is an infinite number or none."""
+    if isinstance(value, str):
+        return value.lower().lstrip("+-") in {"inf", "infinity", "nan"}
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _kinds(module: Any, base: type) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from alignlab.engine.capture import Loss
 from alignlab.engine.forward import called
 from alignlab.errors import DivergedError, InputError, MeasurementError
+from alignlab.feedback import encoded
 from alignlab.learner import Learner
 from alignlab.schedules import Schedule
-from alignlab.training._held import evaluated, is_out_of_patience
+from alignlab.training._held import evaluated, is_out_of_patience, least
 from alignlab.training._random import undisturbed
 from alignlab.training._recipe import Recipe
 
@@ -67,10 +69,11 @@ class Steps:
         self.held_losses: list[float] = []
         self.held_accuracies: list[float] = []
         self.history: list[Mapping[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.step = 0
         self._loss_function = loss_function
         self._watch = watch
         self._when = when
-        self._step = 0
         self._order = torch.Generator().manual_seed(recipe.order_seed)
 
     @property
@@ -81,11 +84,12 @@ class Steps:
     def values(self) -> dict[str, Any]:
         """Return what was done so far, as plain values and tensors."""
         return {
-            "step": self._step,
+            "step": self.step,
             "losses": list(self.losses),
             "held_losses": list(self.held_losses),
             "held_accuracies": list(self.held_accuracies),
             "history": list(self.history),
+            "best": self.best,
             "order": self._order.get_state(),
         }
 
@@ -93,11 +97,12 @@ class Steps:
         """Take up what ``values`` returned; None is the beginning."""
         if values is None:
             return
-        self._step = int(values["step"])
+        self.step = int(values["step"])
         self.losses = list(values["losses"])
         self.held_losses = list(values["held_losses"])
         self.held_accuracies = list(values["held_accuracies"])
         self.history = list(values["history"])
+        self.best = values["best"]
         self._order.set_state(values["order"])
 
     def is_over(self) -> bool:
@@ -113,7 +118,8 @@ class Steps:
         """Take a step on every batch, see to the held-out data, and move the learning rate.
 
         Raises:
-            DivergedError: The loss is not finite.
+            DivergedError: The loss or the weights are not finite, or optimizer or schedule
+                cannot go on.
         """
         size = self.recipe.batch_size
         batches = torch.randperm(len(x), generator=self._order).split(size)
@@ -125,27 +131,32 @@ class Steps:
             self.look(len(self.losses) + number / len(batches), loss)
             total += self._stepped(x[chosen.to(x.device)], y[chosen.to(y.device)]) * len(chosen)
             seen += len(chosen)
-        self.losses.append(total / seen)
+        self._require_finite_weights()
         if held is not None:
             found = evaluated(self.learner.model, self._loss_function, *held)
+            if not math.isfinite(found[0]):
+                self._diverge(f"The loss on held-out data is {found[0]}")
             self.held_losses.append(found[0])
             self.held_accuracies.append(found[1])
-        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.schedule.step(self.losses[-1])
-        elif self.schedule is not None:
-            self.schedule.step()
+            self._remember_best()
+        self.losses.append(total / seen)
+        with self._refused(self.recipe.schedule):
+            if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self.schedule.step(self.losses[-1])
+            elif self.schedule is not None:
+                self.schedule.step()
 
     def look(self, epoch: float, loss: float, *, last: bool = False) -> None:
         """Watch, where that is due and was not done at this step."""
-        done = bool(self.history) and self.history[-1]["step"] == self._step
-        if self._watch is None or done or not (last or self._when(self._step)):
+        done = bool(self.history) and self.history[-1]["step"] == self.step
+        if self._watch is None or done or not (last or self._when(self.step)):
             return
         model = self.learner.model
         with undisturbed(self.device):
-            found = self._watch(Moment(model, self.learner, self._step, epoch, loss))
+            found = self._watch(Moment(model, self.learner, self.step, epoch, loss))
         model.train()
         seen = {name: _plain(value, name) for name, value in found.items()}
-        self.history.append(seen | {"step": self._step, "epoch": epoch})
+        self.history.append(seen | {"step": self.step, "epoch": epoch})
 
     def _stepped(self, x: Tensor, y: Tensor) -> float:
         """Take a step on a batch and return its loss."""
@@ -158,20 +169,74 @@ class Steps:
                 self._require_finite(self._loss_at(x, y))
                 raise
         self._require_finite(loss)
-        self.optimizer.step()
-        self._step += 1
+        with self._refused(self.recipe.optimizer):
+            self.optimizer.step()
+        self.step += 1
         return loss
+
+    def _remember_best(self) -> None:
+        """Copy weights and feedback where the held-out loss is the least and will be asked for."""
+        number = len(self.held_losses)
+        if self.recipe.patience is None or least(self.held_losses) != number - 1:
+            return
+        state = self.learner.model.state_dict().items()
+        self.best = {
+            "epoch": number,
+            "step": self.step,
+            "weights": deepcopy({k: v.cpu() if isinstance(v, Tensor) else v for k, v in state}),
+            "feedback": deepcopy(encoded(self.learner.feedback)),
+        }
+
+    @contextmanager
+    def _refused(self, name: str) -> Iterator[None]:
+        """Say in one line what an optimizer or a schedule cannot do with its arguments."""
+        try:
+            yield
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+            options = self.recipe.options()
+            if name == self.recipe.schedule:
+                given = options["schedule_options"]
+            else:
+                given = {**options["optimizer_options"], "lr": self.optimizer.param_groups[0]["lr"]}
+            said = ", ".join(f"{key}={value!r}" for key, value in given.items())
+            text = " ".join(str(error).split()).rstrip(".")
+            msg = (
+                f"{name} with {said or 'no arguments'} cannot go on after {self._done}: "
+                f"{text}. Change its arguments."
+            )
+            raise (DivergedError if self.step else InputError)(msg) from error
 
     @torch.no_grad()
     def _loss_at(self, x: Tensor, y: Tensor) -> float:
         return float(self._loss_function(called(self.learner.model, x), y))
 
     def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            msg = (
-                f"The loss is {loss} in epoch {len(self.losses) + 1}; lower the learning rate (lr)."
-            )
-            raise DivergedError(msg)
+        if math.isfinite(loss):
+            return
+        if self.step:
+            self._diverge(f"The loss is {loss}")
+        msg = (
+            f"The loss is {loss} before the first step; look at the data, their scale (mean, std) "
+            "and the initial weights."
+        )
+        raise DivergedError(msg)
+
+    def _require_finite_weights(self) -> None:
+        """Refuse what the last step of an epoch may have left, of which no loss tells."""
+        for name, parameter in self.learner.model.named_parameters():
+            if parameter.requires_grad and not parameter.isfinite().all():
+                self._diverge(f"{name} is no longer finite")
+
+    @property
+    def _done(self) -> str:
+        return "1 step" if self.step == 1 else f"{self.step} steps"
+
+    def _diverge(self, what: str) -> NoReturn:
+        msg = (
+            f"{what} after {self._done}, in epoch {len(self.losses) + 1}; lower the learning "
+            "rate (lr), or whatever else makes steps large, such as momentum or weight_decay."
+        )
+        raise DivergedError(msg)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.recipe.precision == "float32":

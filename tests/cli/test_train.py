@@ -18,12 +18,14 @@ import torch
 from click.testing import CliRunner, Result
 
 from alignlab import recording
+from alignlab.locks import Lock
 from alignlab_cli.main import alignlab
 from tests.test_layout import ROOT
 
 MLP = ("train", "alignlab:mlp", "--model-arg", "widths=(12,)", "--data", "digits")
 SMALL = ("--samples", "200", "--probe-samples", "40", "--draws", "32")
 RUN = (*MLP, *SMALL, "--rule", "dfa", "--epochs", "3", "--probe-per-decade", "2")
+FILES = ["checkpoint.pt", "initial.pt", "losses.csv", "recording.nc", "run.json"]
 NET = """
 from torch import nn
 def build(dropout=0.0):
@@ -57,9 +59,13 @@ def refused(*words: str) -> str:
     return text
 
 
+def held(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(path, weights_only=True)
+    return found
+
+
 def weights(folder: str) -> dict[str, Any]:
-    found: dict[str, Any] = torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
-    return found["model"]
+    return held(f"{folder}/checkpoint.pt")["model"]
 
 
 def same_weights(one: str, other: str) -> bool:
@@ -69,9 +75,7 @@ def same_weights(one: str, other: str) -> bool:
 
 def test_a_run_leaves_a_checkpoint_losses_and_a_recording_that_other_commands_read() -> None:
     said = done(*RUN, "-o", "run").stdout.splitlines()
-    assert sorted(p.name for p in Path("run").iterdir()) == [
-        *("checkpoint.pt", "losses.csv", "recording.nc", "run.json")
-    ]
+    assert sorted(p.name for p in Path("run").iterdir()) == FILES
     assert said[-1] == "run"
     found = json.loads(Path("run/run.json").read_text())
     rows = list(csv.DictReader(Path("run/losses.csv").read_text().splitlines()))
@@ -87,13 +91,19 @@ def test_a_run_leaves_a_checkpoint_losses_and_a_recording_that_other_commands_re
     assert told.attrs["command"].startswith("alignlab train alignlab:mlp")
     (analyze,) = (line for line in said if line.startswith("to analyse: "))
     words = shlex.split(analyze.removeprefix("to analyse: "))
+    words += ["--earlier", "initial=run/initial.pt", "--diagnostic", "weight-feedback"]
     done(*words[1:], "--preset", "core", "--draws", "32", "--samples", "40", "-o", "end.nc")
     end = recording.load("end.nc")
+    assert end.attrs["earlier"] == "initial=initial.pt"
+    assert end["cosine_weight_change_feedback"].sel(rule="dfa").notnull().any()
     assert end["feedback_origin"].sel(rule="dfa") == "checkpoint"
     hashes = [each["feedback_sha256"].sel(rule="dfa").item() for each in (told, end)]
     assert hashes[0] == hashes[1] != ""
     assert "--model-arg 'widths=[12]'" in done("inspect", "run/checkpoint.pt").stdout
     done("report", "run/recording.nc")
+    begun, ended = (held(f"run/{name}.pt") for name in ("initial", "checkpoint"))
+    assert begun["alignlab"]["feedback_sha256"] == hashes[0] == ended["alignlab"]["feedback_sha256"]
+    assert begun["alignlab"]["epochs_done"] == 0
 
 
 def test_json_says_what_the_run_says() -> None:
@@ -122,6 +132,7 @@ def test_a_finished_run_is_replaced_by_force_alone() -> None:
 def test_a_killed_run_goes_on_to_the_same_bits_when_it_is_run_again() -> None:
     words = [*RUN, "--rule", "kp", "--epochs", "400", "--optimizer", "adam"]
     words = [*words, "--model-arg", "activation=tanh", "--label-noise", "0.2", "--quiet"]
+    words = [*words, "--patience", "400"]
     done(*words, "-o", "whole")
     start = [sys.executable, "-m", "alignlab_cli", *words, "-o", "run"]
     path = os.pathsep.join([str(ROOT), str(ROOT / "cli")])
@@ -138,15 +149,13 @@ def test_a_killed_run_goes_on_to_the_same_bits_when_it_is_run_again() -> None:
     assert not Path("run/checkpoint.pt").exists()
     assert "with epochs 400, and this one has 9" in refused(*words, "--epochs", "9", "-o", "run")
     done(*words, "-o", "run")
-    one, other = (Path(name) / "checkpoint.pt" for name in ("whole", "run"))
-    assert one.read_bytes() == other.read_bytes()
+    for name in ("initial.pt", "best.pt", "checkpoint.pt"):
+        assert (Path("whole") / name).read_bytes() == (Path("run") / name).read_bytes()
     for name in ("losses.csv", "run.json"):
         assert (Path("whole") / name).read_text() == (Path("run") / name).read_text()
     whole, gone_on = (recording.load(f"{name}/recording.nc") for name in ("whole", "run"))
     assert whole.drop_attrs().identical(gone_on.drop_attrs())
-    assert sorted(p.name for p in Path("run").iterdir()) == [
-        *("checkpoint.pt", "losses.csv", "recording.nc", "run.json")
-    ]
+    assert sorted(p.name for p in Path("run").iterdir()) == sorted([*FILES, "best.pt"])
 
 
 def _time_of(path: str) -> int:
@@ -189,9 +198,47 @@ def test_a_run_by_optimizer_schedule_amp_and_early_ends() -> None:
     assert found["epochs"] < 30
     assert found["loss"] <= 2.0
     assert found["plan"]["precision"] == "bfloat16"
+
+
+def test_patience_keeps_the_best_epoch_beside_the_last() -> None:
     words = [*MLP, *SMALL, "--epochs", "99", "--patience", "2", "--probe-per-decade", "0"]
-    found = json.loads(done(*words, "--optimizer-arg", "lr=1.0", "--json", "-o", "other").stdout)
-    assert found["epochs"] < 99
+    said = done(*words, "--optimizer-arg", "lr=1.0", "-o", "run").stdout
+    found = json.loads(Path("run/run.json").read_text())
+    rows = list(csv.DictReader(Path("run/losses.csv").read_text().splitlines()))
+    losses = [float(row["held_loss"]) for row in rows]
+    best = losses.index(min(losses)) + 1
+    assert len(losses) == best + 2 < 99
+    assert found["best"]["epoch"] == best
+    assert found["best"]["held_loss"] == min(losses)
+    assert found["best"]["held_accuracy"] == float(rows[best - 1]["held_accuracy"])
+    assert f"best: epoch {best}, " in said
+    assert {"best.pt", "checkpoint.pt"} <= set(found["files"])
+    assert held("run/best.pt")["alignlab"]["epochs_done"] == best
+    done(*MLP, *SMALL, *words[-2:], "--epochs", str(best), "--optimizer-arg", "lr=1.0", "-o", "to")
+    short, kept = weights("to"), held("run/best.pt")["model"]
+    assert all(torch.equal(short[name], kept[name]) for name in short)
+
+
+def test_a_training_that_diverges_keeps_what_was_recorded_until_then() -> None:
+    options = ("--optimizer-arg", "lr=1e38", "--quiet")
+    said = refused(*RUN, *options, "-o", "run")
+    assert "after 1 step, in epoch 1; lower the learning rate (lr)" in said
+    assert "What was recorded until then is in run." in said
+    assert sorted(p.name for p in Path("run").iterdir()) == FILES[1:]
+    assert recording.load("run/recording.nc")["step"].values[0] == 0
+    assert not json.loads(Path("run/run.json").read_text())["finished"]
+    assert "which diverged: " in refused(*RUN, *options, "-o", "run")
+
+
+def test_a_folder_in_use_is_refused_and_stays_as_it_is() -> None:
+    with Lock(Path("run")):
+        before = Path("run/.lock").read_text()
+        for more in ((), ("--force",)):
+            text = refused(*RUN, "-o", "run", *more)
+            assert f"run is in use by process {os.getpid()} on " in text
+        assert [p.name for p in Path("run").iterdir()] == [".lock"]
+        assert Path("run/.lock").read_text() == before
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize(
@@ -217,7 +264,12 @@ def test_a_run_by_optimizer_schedule_amp_and_early_ends() -> None:
         (("--model-arg", "width=3"), "width"),
         (("--draws", "5"), "5 redraws"),
         (("--rule", "tbptt"), "tbptt"),
-        (("--optimizer-arg", "lr=1e38"), "lower the learning rate"),
+        (("--optimizer-arg", "lr=1e300"), "sgd with lr=1e+300 cannot go on after 0 steps: "),
+        (("--optimizer-arg", "lr=1e999"), "lr=inf; give finite numbers"),
+        (("--optimizer-arg", "lr=nan"), "lr='nan'; give finite numbers"),
+        (("--stop-loss", "nan"), "stop at of nan"),
+        (("--patience", "-1"), "--patience"),
+        (("--schedule", "onecyclelr", "--schedule-arg", "max_lr=0.1"), "onecyclelr"),
         (("-o", "net.py"), "net.py is a file"),
     ],
 )

@@ -18,6 +18,7 @@ import xarray as xr
 from alignlab.errors import InputError, MissingError
 from alignlab.experiments import catalogue, reproduce, reproduce_many
 from alignlab.experiments._results import FILES
+from alignlab.locks import Lock
 from tests.experiments.meadow import PACKAGE, planted, sow
 
 FAST = Path("grass2001", "clover", "fast")
@@ -111,6 +112,23 @@ def test_a_damaged_run_is_run_again(work: Path, tmp_path: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:100])
     reproduce("R1", output=tmp_path / "out")
     assert numbers(tmp_path / "out").identical(before)
+
+
+def test_a_claim_in_whose_folder_another_process_works_is_refused_and_stops_no_other(
+    work: Path, tmp_path: Path
+) -> None:
+    sow(work, "clover", identity="R1", runs=1)
+    sow(work, "daisy", identity="R2", runs=1)
+    output = tmp_path / "out"
+    with Lock(output / FAST):
+        with pytest.raises(InputError, match=r"clover/fast is in use by process \d+ on "):
+            reproduce("R1", output=output, force=True)
+        outcomes = list(reproduce_many(catalogue(), output=output))
+        assert [path.name for path in (output / FAST).iterdir()] == [".lock"]
+    assert outcomes[0].status.startswith("not run: ")
+    assert "in use by process" in outcomes[0].status
+    assert outcomes[1].status == "reproduced"
+    assert reproduce("R1", output=output).status == "reproduced"
 
 
 def test_two_processes_give_the_bits_of_one(work: Path, tmp_path: Path) -> None:

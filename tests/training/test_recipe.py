@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignlab.errors import AlignlabError, DivergedError, InputError, MissingError
-from alignlab.rules import BP, DFA
-from alignlab.training import Recipe, Training, train
+from alignlab.rules import BP, DFA, KP
+from alignlab.training import Recipe, Training, restore_best, train
 
 
 def samples(n: int = 60) -> tuple[Tensor, Tensor]:
@@ -219,3 +219,47 @@ def test_autocast_trains_by_direct_feedback_with_weights_in_full_precision() -> 
 def test_a_training_that_diverges_says_so_by_its_kind(rule: Any) -> None:
     with pytest.raises(DivergedError, match=r"lower the learning rate \(lr\)"):
         trained(rule=rule, optimizer_options={"lr": 1e38})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"batch_size": 60, "optimizer_options": {"lr": 1e37}}, "after [12] steps?, in epoch"),
+        ({"batch_size": 60, "epochs": 1, "optimizer_options": {"lr": 3e38}}, "after 1 step, "),
+        ({"optimizer_options": {"lr": 0.1, "momentum": 99.0}, "epochs": 99}, "in epoch [0-9]+;"),
+        ({"optimizer_options": {"lr": 0.1, "weight_decay": 1e37}}, "after [0-9]+ steps?, "),
+    ],
+)
+def test_what_was_reached_before_a_training_diverged_is_told(
+    options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(DivergedError, match=text) as raised:
+        trained(rule=BP(), held=samples(), **options)
+    reached = raised.value.reached
+    assert reached.steps > 0
+    assert len(reached.losses) == len(reached.held_losses)
+    assert all(math.isfinite(loss) for loss in (*reached.losses, *reached.held_losses))
+
+
+def test_data_without_a_finite_loss_are_not_blamed_on_the_learning_rate() -> None:
+    x, y = samples()
+    with pytest.raises(DivergedError, match="before the first step; look at the data"):
+        train(network(), F.cross_entropy, x=x * math.nan, y=y, rule=BP(), recipe=Recipe(epochs=1))
+
+
+def test_the_best_epoch_is_kept_and_restored_where_there_is_patience() -> None:
+    x, y = samples(30)
+    held = (x + 1, y.flip(0))
+    model, done = trained(epochs=60, held=held, patience=3, rule=KP(seed=1))
+    best = done.best
+    assert best is not None
+    assert best.epoch == done.held_losses.index(min(done.held_losses)) + 1
+    short, expected = trained(epochs=best.epoch, held=held, rule=KP(seed=1))
+    assert not equal(model, short)
+    restored = restore_best(model, done)
+    assert equal(model, short)
+    assert (restored.losses, restored.steps) == (expected.losses, expected.steps)
+    assert all(torch.equal(restored.feedback[k], v) for k, v in expected.feedback.items())
+    assert expected.best is None
+    with pytest.raises(InputError, match="with patience"):
+        restore_best(model, expected)

@@ -73,11 +73,13 @@ def same_bits(one: tuple[nn.Module, Training], other: tuple[nn.Module, Training]
     left = [(t.losses, t.held_losses, t.held_accuracies) for _, t in (one, other)]
     seen = [[{k: str(v) for k, v in m.items()} for m in t.history] for _, t in (one, other)]
     feedback = [t.feedback for _, t in (one, other)]
+    bests = [training.best for _, training in (one, other)]
     return (
         all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         and left[0] == left[1]
         and seen[0] == seen[1]
         and all(torch.equal(feedback[0][name], feedback[1][name]) for name in feedback[0])
+        and str(bests[0]) == str(bests[1])
     )
 
 
@@ -85,10 +87,13 @@ def same_bits(one: tuple[nn.Module, Training], other: tuple[nn.Module, Training]
 @pytest.mark.parametrize(
     ("rule", "options"),
     [
-        (BP(), {}),
+        (BP(), {"patience": 9}),
         (DFA(seed=3), {"label_noise": 0.3}),
         (FA(seed=3), {"optimizer": "adam"}),
-        (KP(seed=3), {"schedule": "steplr", "schedule_options": {"step_size": 1}}),
+        (
+            KP(seed=3),
+            {"schedule": "steplr", "schedule_options": {"step_size": 1}, "patience": 9},
+        ),
         (parse_rule("forward-gradient(seed=2)"), {"optimizer": "rmsprop"}),
         (parse_rule("weight-mirror(seed=2)"), {"optimizer_options": {"lr": 0.01}}),
         (parse_rule("align-zero"), {"schedule": "reducelronplateau"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ PLAN = (
 )
 @click.option("--stop-loss", type=float, help="End after an epoch whose loss is at most this.")
 @click.option(
-    "--patience", type=click.IntRange(1), help="End when so many epochs lower no held-out loss."
+    "--patience",
+    type=click.IntRange(1),
+    help="End when so many epochs lower no held-out loss; the best is kept as best.pt.",
 )
 @click.option("--amp", is_flag=True, help="Autocast to bfloat16.")
 @click.option("--device", default="cpu", show_default=True)
@@ -156,7 +159,9 @@ def command(
 ) -> None:
     """Train the model SPEC by a rule and probe it on the way.
 
-    A run that was killed goes on when the same command is given again, to the same bits.
+    Leaves initial.pt, checkpoint.pt (the last weights), best.pt (with --patience), losses.csv,
+    recording.nc and run.json. A run that was killed goes on when the same command is given again,
+    to the same bits.
     """
     check_device(given["device"])
     from alignlab.training import Plan, Recipe, train_into
@@ -183,14 +188,17 @@ def command(
 
 def _said(found: dict[str, Any], output: Path) -> list[str]:
     """Return what came out, and what can be done with it."""
-    plan = found["plan"]
+    plan, best = found["plan"], found["best"]
     said = [f"{plan['rule']} on {found['trained_on']}: {found['epochs']} epochs"]
     if found["loss"] is not None:
         said[0] += f", training loss {found['loss']:.4f}"
     if found["held_loss"] is not None:
-        said.append(f"{found['held_out']}: loss {found['held_loss']:.4f}")
-    if found["held_accuracy"] is not None:
-        said[-1] += f", accuracy {100 * found['held_accuracy']:.1f}%"
+        said.append(f"{found['held_out']}: {_held(found)}")
+    if best is not None:
+        said.append(
+            f"best: epoch {best['epoch']}, training loss {best['loss']:.4f}, held-out "
+            f"{_held(best)}; {output / 'best.pt'}"
+        )
     arguments = [f"--model-arg={name}={value}" for name, value in plan["model_arguments"].items()]
     analyze = ["alignlab", "analyze", "checkpoint", str(output / "checkpoint.pt")]
     analyze += ["--model", plan["model"], *arguments, "--data", plan["data"]]
@@ -203,3 +211,10 @@ def _said(found: dict[str, Any], output: Path) -> list[str]:
     if "recording.nc" in found["files"]:
         said.append(f"to see: {shlex.join(['alignlab', 'report', str(output / 'recording.nc')])}")
     return [*said, f"to analyse: {shlex.join(analyze)}"]
+
+
+def _held(numbers: dict[str, Any]) -> str:
+    """Return loss and accuracy on held-out data; that of NaN is of no classes."""
+    said = f"loss {numbers['held_loss']:.4f}"
+    accuracy = numbers["held_accuracy"]
+    return said if math.isnan(accuracy) else f"{said}, accuracy {100 * accuracy:.1f}%"
