@@ -151,7 +151,10 @@ def _verdict(one: Found, rank: int) -> tuple[str, str]:
 def _against(one: Found, space: SignalSpace, chance: ChanceSpectrum, rank: int) -> str:
     """Return why the space is not taken for that of feedback; empty where it may be."""
     if one.stored is not None and not one.stored.is_above_chance:
-        return "The space is not that of the stored feedback; the weights did not learn by it."
+        return (
+            "The space is no nearer to the stored feedback than chance: the weights did not learn "
+            "by it, or gates, weight decay or an adaptive optimizer hide that they did."
+        )
     if one.stored is None and one.path is not None and one.path.is_above_chance:
         return (
             "The space lies along the earlier weights above the layer, as under backpropagation; "

@@ -117,7 +117,7 @@ def test_stored_feedback_that_did_not_act_is_found_out(tmp_path: Path) -> None:
     analysis = recovered_feedback(tmp_path / "before.pt", tmp_path / "after.pt")
     found, text = status(analysis)
     assert found == "not identifiable"
-    assert "not that of the stored feedback" in text
+    assert "no nearer to the stored feedback than chance" in text
 
 
 def test_a_file_that_names_another_rule_is_believed(tmp_path: Path) -> None:
