@@ -164,10 +164,10 @@ def _folders(package: str) -> list[str]:
     return list(spec.submodule_search_locations or []) if spec else []
 
 
-@lru_cache(maxsize=8)
-def _installed(_: tuple[tuple[str, int], ...]) -> EntryPoints:
-    """Return the entry points of all distributions; reading their files takes milliseconds."""
-    return entry_points()
+@lru_cache(maxsize=64)
+def _installed(group: str, _: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return a group's entry points; reading those of all distributions takes milliseconds."""
+    return entry_points(group=group)
 
 
 def _changed(folder: str) -> int:
@@ -181,8 +181,8 @@ def _changed(folder: str) -> int:
 def _entry_points(package: str, own: Mapping[str, Path]) -> dict[str, EntryPoint]:
     """Return public name -> entry point, and refuse a name that exists twice."""
     found: dict[str, EntryPoint] = {}
-    installed = _installed(tuple((folder, _changed(folder)) for folder in sys.path))
-    for point in installed.select(group=package):
+    folders = tuple((folder, _changed(folder)) for folder in sys.path)
+    for point in _installed(package, folders):
         if point.name in own or point.name in found:
             other = (
                 package.partition(".")[0] if point.name in own else _distribution(found[point.name])
