@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ast
 import difflib
+import sys
+from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from alignlab.errors import InputError, MissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["declared", "load", "names", "summary"]
 
@@ -37,7 +42,8 @@ def names(package: str) -> list[str]:
         >>> names("xml.parsers")
         ['expat']
     """
-    return sorted({*_modules(package), *_entry_points(package)})
+    modules = _modules(package)
+    return sorted({*modules, *_entry_points(package, modules)})
 
 
 def load(package: str, name: str) -> object:
@@ -54,7 +60,8 @@ def load(package: str, name: str) -> object:
         MissingError: No such name; the text gives the nearest ones.
         InputError: The name exists twice, or the plugin behind it cannot be imported.
     """
-    modules, plugins = _modules(package), _entry_points(package)
+    modules = _modules(package)
+    plugins = _entry_points(package, modules)
     if name in plugins:
         return _load_entry_point(plugins[name])
     if name not in modules:
@@ -80,7 +87,8 @@ def summary(package: str, name: str) -> str:
     Returns:
         First line of the module's docstring; for an entry point, the distribution that brings it.
     """
-    modules, plugins = _modules(package), _entry_points(package)
+    modules = _modules(package)
+    plugins = _entry_points(package, modules)
     if name in plugins:
         return f"from {_distribution(plugins[name])}"
     if name not in modules:
@@ -156,11 +164,25 @@ def _folders(package: str) -> list[str]:
     return list(spec.submodule_search_locations or []) if spec else []
 
 
-def _entry_points(package: str) -> dict[str, EntryPoint]:
+@lru_cache(maxsize=64)
+def _installed(group: str, _: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return a group's entry points; reading those of all distributions takes milliseconds."""
+    return entry_points(group=group)
+
+
+def _changed(folder: str) -> int:
+    """Return when something was last installed in a folder."""
+    try:
+        return Path(folder or ".").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _entry_points(package: str, own: Mapping[str, Path]) -> dict[str, EntryPoint]:
     """Return public name -> entry point, and refuse a name that exists twice."""
-    own = _modules(package)
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=package):
+    folders = tuple((folder, _changed(folder)) for folder in sys.path)
+    for point in _installed(package, folders):
         if point.name in own or point.name in found:
             other = (
                 package.partition(".")[0] if point.name in own else _distribution(found[point.name])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import xarray as xr
 
@@ -43,27 +43,37 @@ def number(ds: xr.Dataset, name: str, **where: str) -> float:
         name: Variable or coordinate.
         where: Labels along its dimensions; those that it lacks are ignored.
     """
-    if name not in ds.variables:
-        return math.nan
-    array = ds[name]
-    chosen = {dim: label for dim, label in where.items() if dim in array.dims}
     try:
-        return float(array.sel(chosen).item())
+        return float(cast("float", _entry(ds, name, where)))
     except (KeyError, ValueError):
         return math.nan
 
 
 def text(ds: xr.Dataset, name: str, **where: str) -> str:
     """Return one text of a recording of one step, empty where it is missing."""
-    if name not in ds.variables:
-        return ""
-    array = ds[name]
-    chosen = {dim: label for dim, label in where.items() if dim in array.dims}
     try:
-        found = array.sel(chosen).item()
+        found = _entry(ds, name, where)
     except (KeyError, ValueError):
         return ""
     return found if isinstance(found, str) else ""
+
+
+def _entry(ds: xr.Dataset, name: str, where: Mapping[str, str]) -> object:
+    """Return one entry of a variable.
+
+    An answer asks for thousands, each of which xarray would give with all its coordinates.
+
+    Raises:
+        KeyError: There is no such variable or label.
+        ValueError: There are several entries.
+    """
+    variable = ds.variables[name]
+    places = {
+        dim: ds.xindexes[dim].to_pandas_index().get_loc(label)
+        for dim, label in where.items()
+        if dim in variable.dims
+    }
+    return cast("object", variable.isel(places).values.item())
 
 
 def rules(ds: xr.Dataset) -> list[str]:

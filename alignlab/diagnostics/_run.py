@@ -106,8 +106,8 @@ def recorded(
     for name, diagnostic in diagnostics.items():
         for variable in diagnostic.variables:
             for each in (variable, *companions(variable)):
-                if each.name in recording:
-                    recording[each.name].attrs["diagnostic"] = name
+                if each.name in recording.variables:
+                    recording.variables[each.name].attrs["diagnostic"] = name
     return recording
 
 

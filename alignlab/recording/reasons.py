@@ -57,7 +57,7 @@ def diagnostic_of(ds: xr.Dataset, variable: str) -> str:
     One that was measured nowhere is found by its name, which begins like that of its diagnostic.
     """
     if variable in ds.variables:
-        return str(ds[variable].attrs.get("diagnostic", ""))
+        return str(ds.variables[variable].attrs.get("diagnostic", ""))
     labels = map(str, ds["diagnostic"].values) if "diagnostic" in ds.coords else ()
     alike = [label for label in labels if variable.startswith(label.replace("-", "_"))]
     return max(alike, key=len, default="")

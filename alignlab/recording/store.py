@@ -106,7 +106,7 @@ def load_tensors(path: str | Path) -> dict[str, xr.Dataset]:
         RecordingError: It is something else or is damaged.
     """
     path = _existing(path)
-    _read(path, group=None)
+    _require_recording(path)
     return {_layer(group): _read(path, group=group) for group in _groups(path)}
 
 
@@ -174,6 +174,28 @@ def _require_plain(path: Path) -> None:
         require_plain_zarr(path)
     else:
         require_plain_hdf5(path)
+
+
+def _require_recording(path: Path) -> None:
+    """Refuse what is no recording by its attributes alone; reading all of it takes seconds."""
+    _require_plain(path)
+    try:
+        require_known_version(xr.Dataset(attrs=_attributes(path)))
+    except AlignlabError as error:
+        message = f"{path}: {error}"
+        raise RecordingError(message) from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        message = f"{path} cannot be read ({error}): it is damaged, or another program wrote it."
+        raise RecordingError(message) from error
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of the recording itself."""
+    if path.is_dir():
+        node = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+        return dict(node["attributes"])
+    with h5netcdf.File(path, "r") as file:
+        return dict(file.attrs)
 
 
 def _groups(path: Path) -> list[str]:

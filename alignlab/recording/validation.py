@@ -77,9 +77,11 @@ def _violations(ds: xr.Dataset) -> Iterator[str]:
     yield from _attributes(ds)
     yield from _dimensions(ds)
     yield from _known_coordinates(ds)
-    for name, variable in ds.data_vars.items():
+    # Of several hundred variables, each as an array with all its coordinates takes a second.
+    for name in ds.data_vars:
+        variable = ds.variables[name]
         yield from _metadata(str(name), variable)
-        yield from _range(str(name), variable)
+        yield from _range(ds, str(name))
         if variable.attrs.get("alignment") == 1:
             yield from _alignment(ds, str(name))
     yield from _words(ds, "feedback_origin", ("", *FEEDBACK_ORIGINS))
@@ -140,7 +142,7 @@ def _known_coordinates(ds: xr.Dataset) -> Iterator[str]:
             yield f"the coordinate {name!r} holds {coordinate.dtype}, not {known.dtype}"
 
 
-def _metadata(name: str, variable: xr.DataArray) -> Iterator[str]:
+def _metadata(name: str, variable: xr.Variable) -> Iterator[str]:
     """Check what a variable says about itself."""
     if not name.isidentifier():
         yield f"{name!r} cannot name a variable; use letters, digits and _"
@@ -160,8 +162,9 @@ def _metadata(name: str, variable: xr.DataArray) -> Iterator[str]:
         yield f"{name!r} says better={attrs['better']!r}, not one of {', '.join(BETTER)}"
 
 
-def _range(name: str, variable: xr.DataArray) -> Iterator[str]:
+def _range(ds: xr.Dataset, name: str) -> Iterator[str]:
     """Check the values against the range that the variable states."""
+    variable = ds.variables[name]
     for bound, sign in (("valid_min", -1.0), ("valid_max", 1.0)):
         limit = variable.attrs.get(bound)
         if limit is None or variable.dtype.kind not in "fiu":
@@ -170,7 +173,7 @@ def _range(name: str, variable: xr.DataArray) -> Iterator[str]:
         outside = excess > _TOLERANCE * max(1.0, abs(limit))
         if outside.any():
             value = float(variable.values[outside][0])
-            yield f"{name!r} is {value:g} at {_place(variable, outside)}; {bound} is {limit:g}"
+            yield f"{name!r} is {value:g} at {_place(ds, name, outside)}; {bound} is {limit:g}"
 
 
 def _alignment(ds: xr.Dataset, name: str) -> Iterator[str]:
@@ -179,36 +182,38 @@ def _alignment(ds: xr.Dataset, name: str) -> Iterator[str]:
     if missing:
         yield f"the alignment {name!r} lacks {', '.join(f'{name}_{suffix}' for suffix in missing)}"
         return
-    other = [suffix for suffix in COMPANIONS if ds[f"{name}_{suffix}"].dims != ds[name].dims]
+    of = {suffix: ds.variables[f"{name}_{suffix}"] for suffix in COMPANIONS}
+    variable = ds.variables[name]
+    other = [suffix for suffix, companion in of.items() if companion.dims != variable.dims]
     if other:
         yield f"{name}_{other[0]} has other dimensions than {name!r}"
         return
     for suffix, vocabulary in _WORDS.items():
         yield from _words(ds, f"{name}{suffix}", vocabulary)
-    variable, status = ds[name], ds[f"{name}_status"].values
+    status = of["status"].values
     finite = np.isfinite(variable.values)
     without = np.isin(status, ("", *STATUSES_WITHOUT_VALUE))
     decided = np.isin(status, STATUSES_AGAINST_CHANCE)
-    uncertain = ~np.isfinite(ds[f"{name}_p"].values)
-    uncertain |= np.isin(ds[f"{name}_null_kind"].values, ("", "none"))
+    uncertain = ~np.isfinite(of["p"].values)
+    uncertain |= np.isin(of["null_kind"].values, ("", "none"))
     for wrong, phrase in (
         (finite & without, "has a value"),
         (~finite & ~without, "has no value"),
         (decided & uncertain, "has no p or no kind of chance level"),
     ):
         if wrong.any():
-            place = _place(variable, wrong)
+            place = _place(ds, name, wrong)
             yield f"{name!r} {phrase} at {place}, where its status is {status[wrong][0]!r}"
-    low, high = ds[f"{name}_null_low"].values, ds[f"{name}_null_high"].values
+    low, high = of["null_low"].values, of["null_high"].values
     if (low > high).any():
-        yield f"the chance band of {name!r} is upside down at {_place(variable, low > high)}"
+        yield f"the chance band of {name!r} is upside down at {_place(ds, name, low > high)}"
 
 
 def _words(ds: xr.Dataset, name: str, vocabulary: tuple[str, ...]) -> Iterator[str]:
     """Check that a variable of words uses the vocabulary."""
     if name not in ds.variables:
         return
-    strange = sorted({str(word) for word in ds[name].values.flat} - set(vocabulary))
+    strange = sorted({str(word) for word in ds.variables[name].values.flat} - set(vocabulary))
     if strange:
         words = ", ".join(repr(word) for word in vocabulary if word)
         yield f"{name!r} says {strange[0]!r}, not one of {words}"
@@ -224,17 +229,19 @@ def _counts(ds: xr.Dataset) -> Iterator[str]:
         return
     if ds.sizes.get("sample", 0) > n_samples:
         yield f"there are {ds.sizes['sample']} samples along 'sample', and n_samples is {n_samples}"
-    for name, variable in ds.data_vars.items():
-        if str(name).endswith("_n_undefined") and (variable.values > n_samples).any():
+    for name in ds.data_vars:
+        if not str(name).endswith("_n_undefined"):
+            continue
+        if (ds.variables[name].values > n_samples).any():
             yield f"{name!r} counts more than the {n_samples} samples"
 
 
-def _place(variable: xr.DataArray, mask: np.ndarray) -> str:
-    """Name the first entry that a mask marks, by its labels."""
+def _place(ds: xr.Dataset, name: str, mask: np.ndarray) -> str:
+    """Name the first entry of a variable that a mask marks, by its labels."""
     index = np.argwhere(mask)[0]
     labels = [
-        f"{dim}={variable[dim].values[i]}"
-        for dim, i in zip(variable.dims, index, strict=True)
-        if dim in variable.coords
+        f"{dim}={ds.variables[dim].values[i]}"
+        for dim, i in zip(ds.variables[name].dims, index, strict=True)
+        if dim in ds.coords
     ]
     return ", ".join(labels) or "its only entry"

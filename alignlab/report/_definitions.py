@@ -41,9 +41,10 @@ def definitions(ds: xr.Dataset) -> list[tuple[str, str, str, str, str]]:
 
     The companions of alignments, which repeat their meaning, are left out.
     """
+    arrays = {name: ds.variables[name] for name in ds.data_vars}
     companions = {
         f"{name}_{end}"
-        for name, array in ds.data_vars.items()
+        for name, array in arrays.items()
         if array.attrs.get("alignment") == 1
         for end in COMPANIONS
     }
@@ -55,7 +56,7 @@ def definitions(ds: xr.Dataset) -> list[tuple[str, str, str, str, str]]:
             _reading(array),
             str(array.attrs.get("source", "")),
         )
-        for name, array in ds.data_vars.items()
+        for name, array in arrays.items()
         if name not in companions and _has_value(array)
     ]
 
@@ -69,7 +70,7 @@ def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, np.ndarray) else str(value)
 
 
-def _reading(array: xr.DataArray) -> str:
+def _reading(array: xr.Variable) -> str:
     low, high = (array.attrs.get(f"valid_{end}") for end in ("min", "max"))
     bounds = ""
     if low is not None and high is not None:
@@ -83,7 +84,7 @@ def _reading(array: xr.DataArray) -> str:
     return "; ".join(part for part in (better, bounds, chance) if part)
 
 
-def _has_value(array: xr.DataArray) -> bool:
+def _has_value(array: xr.Variable) -> bool:
     values = array.values
     if values.dtype.kind == "f":
         return bool(np.isfinite(values).any())

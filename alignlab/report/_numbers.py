@@ -86,8 +86,8 @@ def numbers(ds: xr.Dataset) -> list[Numbers]:
     """
     of: dict[str, list[str]] = {}
     companions = _companions(ds)
-    for name, array in ds.data_vars.items():
-        diagnostic = str(array.attrs.get("diagnostic", ""))
+    for name in ds.data_vars:
+        diagnostic = str(ds.variables[name].attrs.get("diagnostic", ""))
         if diagnostic and str(name) not in companions:
             of.setdefault(diagnostic, []).append(str(name))
     labels = ds["diagnostic"].values.tolist() if "not_defined" in ds else []
@@ -113,8 +113,8 @@ def _about(diagnostic: str) -> str:
 def _companions(ds: xr.Dataset) -> set[str]:
     return {
         f"{name}_{end}"
-        for name, array in ds.data_vars.items()
-        if array.attrs.get("alignment") == 1
+        for name in ds.data_vars
+        if ds.variables[name].attrs.get("alignment") == 1
         for end in COMPANIONS
     }
 
@@ -122,7 +122,9 @@ def _companions(ds: xr.Dataset) -> set[str]:
 def _tables(ds: xr.Dataset, variables: Sequence[str]) -> list[Table]:
     by_place: dict[tuple[str, ...], list[str]] = {}
     for name in variables:
-        by_place.setdefault(tuple(d for d in PLACES if d in ds[name].dims), []).append(name)
+        by_place.setdefault(tuple(d for d in PLACES if d in ds.variables[name].dims), []).append(
+            name
+        )
     return [table for places, own in by_place.items() for table in _at(ds, places, own)]
 
 
@@ -161,13 +163,13 @@ def _table(
         for at, cells in zip(labels, zip(*columns.values(), strict=True), strict=True)
         if any(cell != DASH for cell in cells)
     ]
-    meanings = tuple(str(ds[name].attrs.get("long_name", "")) for name in columns)
+    meanings = tuple(str(ds.variables[name].attrs.get("long_name", "")) for name in columns)
     return Table((*places, *columns), (*places, *meanings), rows)
 
 
 def _cells(ds: xr.Dataset, name: str, places: tuple[str, ...]) -> list[str]:
     """Return a variable's texts at every place, the last of them changing fastest."""
-    found = ds[name].transpose(*places, ...)
+    found = ds.variables[name].transpose(*places, ...)
     count = int(np.prod([ds.sizes[place] for place in places], dtype=int))
     values = found.values.reshape(count, *found.shape[len(places) :])
     if values.ndim > 1:
@@ -177,7 +179,7 @@ def _cells(ds: xr.Dataset, name: str, places: tuple[str, ...]) -> list[str]:
     if found.attrs.get("alignment") != 1 or f"{name}_null_low" not in ds:
         return [short(float(value)) for value in values]
     beside = (
-        ds[f"{name}_{end}"].transpose(*places).values.ravel().tolist()
+        ds.variables[f"{name}_{end}"].transpose(*places).values.ravel().tolist()
         for end in ("null_low", "null_high", "status")
     )
     return [_alignment(*each) for each in zip(values.tolist(), *beside, strict=True)]

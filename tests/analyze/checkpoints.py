@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from alignlab import datasets
 from alignlab.analyze import Analysis, analyze_checkpoint
-from alignlab.rules import Rule
+from alignlab.rules import DFA, Rule
 from alignlab.specs import build_loss, build_model
 from alignlab.training import Recipe, Training, save_checkpoint, train
 
@@ -55,6 +56,19 @@ def analyse(path: Path, **options: Any) -> Analysis:
         **options,
     }
     return analyze_checkpoint(path, **settings)
+
+
+EVERYTHING: dict[str, Any] = {
+    **{"rules": ["dfa"], "diagnostics": (), "seed": 2},
+    "save": ["signals", "weight-gradients", "feedback"],
+}
+
+
+@cache
+def everything() -> Analysis:
+    """Return what all diagnostics say of a network that DFA trained, with its raw tensors."""
+    with TemporaryDirectory() as folder:
+        return analyse(written(Path(folder), DFA(seed=5)), **EVERYTHING)
 
 
 def batch(samples: int = 100) -> tuple[Tensor, Tensor]:

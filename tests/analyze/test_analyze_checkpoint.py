@@ -21,7 +21,16 @@ from alignlab.errors import AlignlabError, InputError, MeasurementError
 from alignlab.rules import DFA
 from alignlab.specs import build_model
 from tests.analyze import models
-from tests.analyze.checkpoints import ARGUMENTS, SPEC, analyse, batch, trained, written
+from tests.analyze.checkpoints import (
+    ARGUMENTS,
+    EVERYTHING,
+    SPEC,
+    analyse,
+    batch,
+    everything,
+    trained,
+    written,
+)
 
 MODELS = Path(models.__file__)
 
@@ -56,7 +65,7 @@ def test_loss_and_accuracy_are_those_of_exactly_these_samples(path: Path) -> Non
 
 
 def test_a_recording_says_where_it_comes_from_and_no_folder(path: Path) -> None:
-    recording = analyse(path, rules=["dfa"], diagnostics=()).recording
+    recording = analyse(path, rules=["dfa"]).recording
     store.validate(recording)
     attrs = recording.attrs
     assert attrs["checkpoint"] == "model.pt"
@@ -68,15 +77,24 @@ def test_a_recording_says_where_it_comes_from_and_no_folder(path: Path) -> None:
     assert not [name for name, value in attrs.items() if str(path.parent) in str(value)]
 
 
-def test_equal_seeds_give_equal_recordings(path: Path) -> None:
-    one, other = (analyse(path, diagnostics=(), seed=2).recording for _ in range(2))
+def test_equal_seeds_give_equal_recordings_and_only_building_the_model_draws_globally(
+    path: Path,
+) -> None:
+    torch.manual_seed(1)
+    build_model(SPEC, ARGUMENTS)
+    state: Tensor = torch.get_rng_state()
+    drawn = np.random.get_state()[1].copy()  # noqa: NPY002
+    one = everything().recording
+    torch.manual_seed(1)
+    other = analyse(path, **EVERYTHING).recording
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], drawn)  # noqa: NPY002
     xr.testing.assert_equal(one, other)
     assert {**one.attrs, "created": ""} == {**other.attrs, "created": ""}
 
 
-def test_saved_signals_give_the_cosines_of_the_recording(path: Path) -> None:
-    kinds = ["signals", "weight-gradients", "feedback"]
-    analysis = analyse(path, rules=["dfa"], diagnostics=(), save=kinds)
+def test_saved_signals_give_the_cosines_of_the_recording() -> None:
+    analysis = everything()
     place = analysis.recording.isel(step=0).sel(rule="dfa")
     for layer, saved in analysis.tensors.items():
         at = saved.sel(rule="dfa")
@@ -114,7 +132,8 @@ def test_inputs_at_another_scale_are_warned_about_above_all(path: Path) -> None:
 
 
 def test_labels_may_be_measured_with_squared_error(path: Path) -> None:
-    recording = analyse(path, loss="mse", rules=["dfa"], diagnostics=()).recording
+    chosen = ["error-signal", "effective-rank"]
+    recording = analyse(path, loss="mse", rules=["dfa"], diagnostics=chosen).recording
     store.validate(recording)
     x, y = batch()
     with torch.no_grad():
@@ -199,17 +218,6 @@ def test_progress_is_told_and_the_same_without_it(path: Path) -> None:
     assert told
     assert all(0 < done <= of for _, done, of in told)
     xr.testing.assert_equal(loud, analyse(path).recording)
-
-
-def test_only_building_the_model_draws_from_the_global_generators(path: Path) -> None:
-    torch.manual_seed(1)
-    build_model(SPEC, ARGUMENTS)
-    state: Tensor = torch.get_rng_state()
-    drawn = np.random.get_state()[1].copy()  # noqa: NPY002
-    torch.manual_seed(1)
-    analyse(path, diagnostics=())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert np.array_equal(np.random.get_state()[1], drawn)  # noqa: NPY002
 
 
 def test_a_linear_classifier_has_an_exact_layer_and_nothing_else(tmp_path: Path) -> None:

@@ -8,11 +8,20 @@ import pytest
 import xarray as xr
 
 from alignlab import recording as store
+from alignlab.analyze import Analysis
 from alignlab.rules import DFA
-from tests.analyze.checkpoints import analyse, written
+from tests.analyze.checkpoints import analyse, everything, written
 
 
-def test_no_coordinate_is_written_after_what_lies_along_it(
+def assert_returned(analysis: Analysis, path: Path) -> None:
+    loaded = store.load(path)
+    xr.testing.assert_identical(loaded, analysis.recording)
+    assert list(loaded.data_vars) == list(analysis.recording.data_vars)
+    for layer, tensors in store.load_tensors(path).items():
+        xr.testing.assert_identical(tensors, analysis.tensors[layer])
+
+
+def test_all_returns_and_no_coordinate_was_written_after_what_lies_along_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HDF5 2.0.0 crashes in some of the attempts to detach what was attached before."""
@@ -24,22 +33,15 @@ def test_no_coordinate_is_written_after_what_lies_along_it(
         detached.extend(f"{self.name} from {ref}" for ref in self._scale_refs or ())
 
     monkeypatch.setattr(Dimension, "_detach_scale", record)
-    analysis = analyse(
-        written(tmp_path, DFA(seed=5)),
-        diagnostics=(),
-        save=["signals", "weight-gradients", "feedback"],
-    )
+    analysis = everything()
     assert next(iter(analysis.recording.variables)) == "loss"
     store.save(analysis.recording, tmp_path / "run.nc", tensors=analysis.tensors)
     assert detached == []
+    assert_returned(analysis, tmp_path / "run.nc")
 
 
-def test_an_analysis_returns_from_the_disk_as_it_was(tmp_path: Path) -> None:
-    analysis = analyse(written(tmp_path, DFA(seed=5)), diagnostics=(), save=["signals"])
-    for name in ("run.nc", "run.zarr"):
-        store.save(analysis.recording, tmp_path / name, tensors=analysis.tensors)
-        loaded = store.load(tmp_path / name)
-        xr.testing.assert_identical(loaded, analysis.recording)
-        assert list(loaded.data_vars) == list(analysis.recording.data_vars)
-        for layer, tensors in store.load_tensors(tmp_path / name).items():
-            xr.testing.assert_identical(tensors, analysis.tensors[layer])
+def test_an_analysis_returns_from_a_folder_as_it_was(tmp_path: Path) -> None:
+    chosen = ["error-signal", "effective-rank", "reach", "validity"]
+    analysis = analyse(written(tmp_path, DFA(seed=5)), diagnostics=chosen, save=["signals"])
+    store.save(analysis.recording, tmp_path / "run.zarr", tensors=analysis.tensors)
+    assert_returned(analysis, tmp_path / "run.zarr")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import alignlab as package
-from alignlab import examples
+from alignlab import analyze, examples
 from alignlab_cli.main import alignlab
 
 NET = """
@@ -158,6 +159,8 @@ def test_the_demo_leaves_a_report_that_leads_to_every_other(
         command="make it again",
     )
     monkeypatch.setattr(examples, "manifest", lambda: (example,))
+    quick = partial(analyze.analyze_checkpoint, preset="core")
+    monkeypatch.setattr(analyze, "analyze_checkpoint", quick)
     Path("shown").mkdir()
     Path("shown/model.nc").write_text("of an earlier demo")
     result = run("demo", "-o", "shown")

@@ -11,10 +11,15 @@ import xarray as xr
 
 from alignlab.analyze import analyze_checkpoint
 from alignlab.diagnosis import CLOSING, answer
+from alignlab.diagnostics._presets import PRESETS
 from tests.end_to_end.sentences import confirmed
 
 DATA = Path(__file__).parents[2] / "data"
 ENTRIES = {entry["file"]: entry for entry in json.loads((DATA / "manifest.json").read_text())}
+SPEAKING = sorted(
+    {"loss-change"}.union(*(PRESETS[n] for n in ("core", "bottleneck", "convolution", "weights")))
+)
+"""Diagnostics that answers are made of; with all the others every sentence is the same."""
 
 
 @pytest.fixture(scope="module", params=ENTRIES)
@@ -28,6 +33,7 @@ def recording(request: pytest.FixtureRequest) -> xr.Dataset:
         rules=["dfa", "fa", "usf"],
         samples=256,
         draws=32,
+        diagnostics=SPEAKING,
     ).recording.isel(step=0, drop=True)
 
 

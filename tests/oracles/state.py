@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from tests.cases import Batch
 
-__all__ = ["state_of"]
+__all__ = ["state_of", "touch"]
+
+
+def touch(batch: Batch) -> None:
+    """Give some parameters a gradient, and the model a hook, as a training run would."""
+    for number, parameter in enumerate(batch.model.parameters()):
+        if number % 2:
+            parameter.grad = torch.full_like(parameter, 0.5)
+    batch.model.register_forward_hook(lambda *_: None)
 
 
 def state_of(batch: Batch) -> dict[str, Any]:

@@ -258,7 +258,15 @@ def numbers(found: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("rule", [*FORMS, DFA(structure="position", rank=2)], ids=lambda r: r.label)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        *FORMS[:3],
+        DFA(structure="position", rank=2),
+        *(pytest.param(rule, marks=pytest.mark.slow) for rule in FORMS[3:]),
+    ],
+    ids=lambda rule: rule.label,
+)
 def test_every_diagnostic_gives_what_it_gives_of_the_matrix(rule: DFA) -> None:
     case = pixels() if rule.structure == "position" else images()
     with captured(case) as (capture, _):

@@ -74,7 +74,9 @@ def test_its_cosine_is_the_ceiling_that_reach_gives_and_no_fresh_feedback_is_abo
     model = nn.Sequential(*modules[:-1])
     x, y = torch.randn(200, 6), torch.arange(200) % 4
     rules = [OracleDFA(), OracleDFA(aim="jacobian"), DFA()]
-    with Probe(model, functional.cross_entropy, rules=rules, draws=32) as probe:
+    names = ["error-signal", "reach"]
+    loss = functional.cross_entropy
+    with Probe(model, loss, rules=rules, draws=32, diagnostics=names) as probe:
         found = probe.measure(x, y).isel(step=0).sel(site="entry")
     for layer in ("0", "2", "4"):
         ceiling = float(found["reach_in_sample"].sel(layer=layer)) ** 0.5
