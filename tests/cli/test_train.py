@@ -25,6 +25,7 @@ from tests.test_layout import ROOT
 MLP = ("train", "alignlab:mlp", "--model-arg", "widths=(12,)", "--data", "digits")
 SMALL = ("--samples", "200", "--probe-samples", "40", "--draws", "32")
 RUN = (*MLP, *SMALL, "--rule", "dfa", "--epochs", "3", "--probe-per-decade", "2")
+LIGHT = (*RUN, "--diagnostic", "error-signal")
 FILES = ["checkpoint.pt", "initial.pt", "losses.csv", "recording.nc", "run.json"]
 NET = """
 from torch import nn
@@ -107,24 +108,24 @@ def test_a_run_leaves_a_checkpoint_losses_and_a_recording_that_other_commands_re
 
 
 def test_json_says_what_the_run_says() -> None:
-    answer = json.loads(done(*RUN, "-o", "run", "--json").stdout)
+    answer = json.loads(done(*LIGHT, "-o", "run", "--json").stdout)
     assert answer == {"folder": "run", **json.loads(Path("run/run.json").read_text())}
     assert (answer["finished"], answer["epochs"], answer["steps"]) == (True, 3, 12)
 
 
 def test_the_probe_changes_no_bit_and_can_be_left_out() -> None:
-    done(*RUN, "-o", "with", "--quiet")
-    done(*RUN, "--probe-per-decade", "0", "-o", "without", "--quiet")
+    done(*LIGHT, "-o", "with", "--quiet")
+    done(*LIGHT, "--probe-per-decade", "0", "-o", "without", "--quiet")
     assert same_weights("with", "without")
     assert not Path("without/recording.nc").exists()
 
 
 def test_a_finished_run_is_replaced_by_force_alone() -> None:
-    done(*RUN, "-o", "run")
+    done(*LIGHT, "-o", "run")
     before = Path("run/checkpoint.pt").stat().st_mtime_ns
-    assert "finished" in refused(*RUN, "-o", "run")
+    assert "finished" in refused(*LIGHT, "-o", "run")
     assert Path("run/checkpoint.pt").stat().st_mtime_ns == before
-    done(*RUN, "-o", "run", "--epochs", "1", "--force")
+    done(*LIGHT, "-o", "run", "--epochs", "1", "--force")
     assert json.loads(Path("run/run.json").read_text())["epochs"] == 1
 
 
@@ -191,7 +192,7 @@ def test_every_seed_counts_where_something_is_drawn_from_it(
 
 
 def test_a_run_by_optimizer_schedule_amp_and_early_ends() -> None:
-    words = [*RUN, "--optimizer", "Adam", "--optimizer-arg", "lr=0.01", "--amp", "--epochs", "30"]
+    words = [*LIGHT, "--optimizer", "Adam", "--optimizer-arg", "lr=0.01", "--amp", "--epochs", "30"]
     words += ["--schedule", "StepLR", "--schedule-arg", "step_size=9", "--stop-loss", "2.0"]
     words += ["--probe-per-decade", "0", "--frozen", "fc1.bias"]
     found = json.loads(done(*words, "--json", "-o", "run").stdout)
@@ -221,20 +222,20 @@ def test_patience_keeps_the_best_epoch_beside_the_last() -> None:
 
 def test_a_training_that_diverges_keeps_what_was_recorded_until_then() -> None:
     options = ("--optimizer-arg", "lr=1e38", "--quiet")
-    said = refused(*RUN, *options, "-o", "run")
+    said = refused(*LIGHT, *options, "-o", "run")
     assert "after 1 step, in epoch 1; lower the learning rate (lr)" in said
     assert "What was recorded until then is in run." in said
     assert sorted(p.name for p in Path("run").iterdir()) == FILES[1:]
     assert recording.load("run/recording.nc")["step"].values[0] == 0
     assert not json.loads(Path("run/run.json").read_text())["finished"]
-    assert "which diverged: " in refused(*RUN, *options, "-o", "run")
+    assert "which diverged: " in refused(*LIGHT, *options, "-o", "run")
 
 
 def test_a_folder_in_use_is_refused_and_stays_as_it_is() -> None:
     with Lock(Path("run")):
         before = Path("run/.lock").read_text()
         for more in ((), ("--force",)):
-            text = refused(*RUN, "-o", "run", *more)
+            text = refused(*LIGHT, "-o", "run", *more)
             assert f"run is in use by process {os.getpid()} on " in text
         assert [p.name for p in Path("run").iterdir()] == [".lock"]
         assert Path("run/.lock").read_text() == before
