@@ -126,7 +126,7 @@ def file_name(values: Mapping[str, Any]) -> str:
 def is_done(job: Job) -> bool:
     """Return whether the job's file is there and is from the same code and setting."""
     try:
-        with xr.open_dataset(job.file, engine="h5netcdf", **UNDECODED) as opened:
+        with xr.open_dataset(job.file, engine="netcdf4", **UNDECODED) as opened:
             return bool(opened.attrs.get(DIGEST) == job.digest)
     except (OSError, ValueError, RuntimeError, KeyError):
         return False
@@ -171,19 +171,14 @@ def _end_with_parent() -> None:
 
 
 def write(ds: xr.Dataset, path: Path) -> None:
-    """Write a dataset aside, then give it its name.
-
-    Coordinates of dimensions go first, on which h5netcdf depends.
-    """
-    first = {dim: ds.variables[dim] for dim in ds.dims if dim in ds.variables}
-    ordered = xr.Dataset(coords=first).assign(dict(ds.variables)).set_coords(list(ds.coords))
+    """Write a dataset aside, then give it its name."""
     with replacing(path) as draft:
-        ordered.assign_attrs(ds.attrs).to_netcdf(draft, format="NETCDF4", engine="h5netcdf")
+        ds.to_netcdf(draft, format="NETCDF4", engine="netcdf4")
 
 
 def read(path: Path) -> xr.Dataset:
     """Return a dataset, its file closed."""
-    with xr.open_dataset(path, engine="h5netcdf", **UNDECODED) as opened:
+    with xr.open_dataset(path, engine="netcdf4", **UNDECODED) as opened:
         return opened.load()
 
 

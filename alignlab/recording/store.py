@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-import h5netcdf
 import xarray as xr
+from netCDF4 import Dataset
 
 from alignlab.errors import AlignlabError, MissingError, RecordingError
 from alignlab.recording.encoding import decoded, encoded
@@ -125,18 +125,10 @@ def _layer(group: str) -> str:
 
 
 def _write_netcdf(ds: xr.Dataset, path: Path, group: str | None) -> None:
-    """Write coordinates of dimensions first.
-
-    Otherwise h5netcdf detaches what was attached to the dimension before, on which HDF5 2.0.0
-    fails or crashes the process in about half of all attempts.
-    """
     mode: Literal["w", "a"] = "w" if group is None else "a"
-    first = [dim for dim in ds.dims if dim in ds.variables]
-    names = dict.fromkeys([*first, *ds.variables])
-    sorted_ds = xr.Dataset(coords={name: ds.variables[name] for name in first})
-    sorted_ds = sorted_ds.assign({name: ds.variables[name] for name in names})
-    sorted_ds = sorted_ds.set_coords(list(ds.coords)).assign_attrs(_with_order(ds))
-    sorted_ds.to_netcdf(path, mode, format="NETCDF4", group=_inside(group), engine="h5netcdf")
+    ds.assign_attrs(_with_order(ds)).to_netcdf(
+        path, mode, format="NETCDF4", group=_inside(group), engine="netcdf4"
+    )
 
 
 def _with_order(ds: xr.Dataset) -> dict[Hashable, Any]:
@@ -194,22 +186,22 @@ def _attributes(path: Path) -> dict[str, Any]:
     if path.is_dir():
         node = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
         return dict(node["attributes"])
-    with h5netcdf.File(path, "r") as file:
-        return dict(file.attrs)
+    with Dataset(path, "r") as file:
+        return {name: file.getncattr(name) for name in file.ncattrs()}
 
 
 def _groups(path: Path) -> list[str]:
     """Return the groups of raw tensors."""
     if path.is_dir():
         return sorted(folder.name for folder in (path / _TENSORS).glob("layer-*"))
-    with h5netcdf.File(path, "r") as file:
+    with Dataset(path, "r") as file:
         return sorted(file[_TENSORS].groups) if _TENSORS in file.groups else []
 
 
 def _read(path: Path, group: str | None) -> xr.Dataset:
     """Read the recording itself, or one group of raw tensors."""
     _require_plain(path)
-    engine = "zarr" if path.is_dir() else "h5netcdf"
+    engine = "zarr" if path.is_dir() else "netcdf4"
     options: dict[str, Any] = {}
     if path.is_dir():
         options = {"consolidated": False, "zarr_format": 3}

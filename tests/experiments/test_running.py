@@ -33,7 +33,7 @@ def work(tmp_path: Path) -> Iterator[Path]:
 
 def numbers(output: Path) -> xr.Dataset:
     """Return the results of the claim, the file closed."""
-    with xr.open_dataset(output / FAST / "results.nc", engine="h5netcdf") as ds:
+    with xr.open_dataset(output / FAST / "results.nc", engine="netcdf4") as ds:
         return ds.load()
 
 
