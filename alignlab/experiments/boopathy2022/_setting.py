@@ -1,4 +1,4 @@
-"""Data, networks, loss and rules of the paper's dense experiments, at the size of the digits."""
+"""Data, networks, loss and rules of the paper's experiments on images, mostly the digits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alignlab.datasets import load
 from alignlab.experiments._base import Setting, Work
 from alignlab.experiments._digits import CLASSES, Digits, digits
 from alignlab.models.mlp import MLP
@@ -30,8 +31,16 @@ COLOURS = {
 
 
 def data(setting: Setting) -> Digits:
-    """Return the digits with every pixel standardised."""
-    return digits(scaling=setting["scaling"])
+    """Return the digits with the scaling of the setting; or images of its ``data``.
+
+    Those have pixels from 0 to 1, ``samples`` of them to train and ``test`` to test, in the
+    proportions of the classes.
+    """
+    if setting.get("data", "digits") == "digits":
+        return digits(scaling=setting["scaling"])
+    sizes = {"train": setting["samples"], "test": setting["test"]}
+    seen, unseen = (load(setting["data"], split=split, samples=n) for split, n in sizes.items())
+    return Digits(seen.x.flatten(1), seen.y, unseen.x.flatten(1), unseen.y)
 
 
 def squared_error(output: Tensor, y: Tensor) -> Tensor:
@@ -113,7 +122,11 @@ def fit(
 
 @torch.no_grad()
 def test_error(model: nn.Module, setting: Setting) -> float:
-    """Return the share of wrong answers on test samples in per cent."""
+    """Return the share of wrong answers on test samples in per cent.
+
+    They come in batches as in training, which networks that normalise over a batch see.
+    """
     seen = data(setting)
     model = model.cpu().eval()
-    return 100.0 * float((model(seen.x_test).argmax(1) != seen.y_test).float().mean())
+    answers = torch.cat([model(x).argmax(1) for x in seen.x_test.split(setting["batch_size"])])
+    return 100.0 * float((answers != seen.y_test).float().mean())

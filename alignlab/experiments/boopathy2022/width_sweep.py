@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xarray as xr
 
-from alignlab.errors import InputError
+from alignlab.errors import DivergedError
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve, level
@@ -81,7 +81,7 @@ class WidthSweep(Claim):
         rule = rule_named(name, seed=seed)
         try:
             fit(model, setting, work, name=name, seed=seed, lr=lr, rule=rule)
-        except InputError:
+        except DivergedError:
             return xr.Dataset({"test_error": 90.0, "diverged": True})
         return xr.Dataset({"test_error": test_error(model, setting), "diverged": False})
 

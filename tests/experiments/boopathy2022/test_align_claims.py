@@ -26,9 +26,10 @@ from tests.experiments.short_runs import outcome
 
 SHORT: dict[str, dict[str, Any]] = {
     "width_sweep": {"widths": (8, 1024), "lrs": (1.0,), "epochs": 1, "batch_size": 1437},
+    "convolutions": {"widths": (3, 4), "epochs": 1, "batch_size": 720, "seeds": 2},
     "score_by_width": {"widths": (8, 1024), "epochs": 1, "batch_size": 720, "seeds": 1},
     "few_samples": {"width": 12, "epochs": 2, "seeds": 1},
-    "add_task": {"units": 6, "train": 50, "epochs": 2, "seeds": 1},
+    "add_task": {"units": (4, 6), "train": 50, "epochs": 2, "seeds": 1},
 }
 
 EXACT: dict[str, dict[str, Any]] = {
