@@ -34,7 +34,7 @@ def places(name: str, *folders: str) -> list[Path]:
     if not root:
         message = (
             f"{name} is read from the folder that the variable ALIGNLAB_DATA names, and it is not "
-            "set; set it, or use the data set digits, which needs no files."
+            "set; let it name the data's folder. The data set digits needs no files."
         )
         raise MissingError(message)
     if not Path(root).is_dir():

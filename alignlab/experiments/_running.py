@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 
 from alignlab import datasets
-from alignlab.errors import AlignlabError, InputError
+from alignlab.errors import AlignlabError, InputError, MissingError
 from alignlab.experiments._base import Claim, Setting
 from alignlab.experiments._catalogue import Entry, digest_of_sources, found
 from alignlab.experiments._check import Check
@@ -186,13 +186,14 @@ def _prepared(
     changes = changed(entry.key, own, changes)
     setting = {**own, **changes}
     for name in claim.full_data if full else ():
-        datasets.load(name, split="train", samples=1)
+        _check_data(entry, name)
     blank = replace(_blank(entry, full=full, claim=claim), changed=changes)
     folder = folder_of(entry, output.absolute(), full=full, changes=changes)
     code = " ".join([blank.alignlab, blank.torch, blank.code])
     cases = claim.cases(setting)
     if not cases:
-        message = f"{entry.key} has no cases."
+        sizes = ", ".join(f"{name}={value!r}" for name, value in plain(changes).items())
+        message = f"{entry.key} has no runs{f' with {sizes}' if sizes else ''}; ask for more."
         raise InputError(message)
     jobs = tuple(
         run_of(entry, plain(case), setting, folder=folder / "runs", code=code, device=device)
@@ -202,6 +203,16 @@ def _prepared(
     lock = Lock(folder)
     (folder / "runs").mkdir(exist_ok=True)
     return Prepared(entry, claim, setting, blank, folder, lock, jobs)
+
+
+def _check_data(entry: Entry, name: str) -> None:
+    """Refuse a claim whose data set is not there; no other can stand in its place."""
+    try:
+        datasets.load(name, split="train", samples=1)
+    except MissingError as error:
+        advice = f"{entry.key} needs {name} with --full, and none with --fast."
+        message = f"{error} {advice}"
+        raise MissingError(message) from error
 
 
 def _blank(entry: Entry, *, full: bool, claim: Claim | None = None) -> Outcome:

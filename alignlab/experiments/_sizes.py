@@ -58,7 +58,7 @@ def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str,
         if not _is_alike(own[name], value):
             message = (
                 f"{name} of {key} is {json.dumps(own[name])}; {json.dumps(value)} is of another "
-                "kind."
+                "kind; give its like."
             )
             raise InputError(message)
     return {name: value for name, value in changes.items() if value != own[name]}

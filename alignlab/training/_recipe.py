@@ -184,7 +184,7 @@ def _kinds(module: Any, base: type) -> dict[str, Any]:
 
 def _named(kinds: Mapping[str, Any], name: str, what: str) -> Any:
     if name.lower() not in kinds:
-        msg = f"There is no {what} {name!r}; torch has {', '.join(sorted(kinds))}."
+        msg = f"There is no {what} {name!r} here; of torch's there are {', '.join(sorted(kinds))}."
         raise MissingError(msg)
     return kinds[name.lower()]
 
@@ -194,5 +194,5 @@ def _made(kind: Any, name: str, first: Any, options: Mapping[str, Any]) -> Any:
         return kind(first, **options)
     except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no arguments"
-        msg = f"{name} does not take {given}: {' '.join(str(error).split())}."
+        msg = f"{name} cannot be made with {given}: {' '.join(str(error).split())}."
         raise InputError(msg) from error

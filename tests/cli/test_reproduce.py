@@ -145,3 +145,8 @@ def test_where_nothing_could_be_run_the_exit_code_is_1(
     assert result.exit_code == 1
     assert "0 of 0 claims that were run are reproduced." in result.stdout
     assert "  R1  grass2001:clover: not run: mnist is read from" in result.stdout
+    assert "grass2001:clover needs mnist with --full, and none with --fast." in result.stdout
+    assert "Statement:" not in result.stdout
+    silent = run("grass2001", "--full", "-q")
+    assert not silent.stdout
+    assert "R1  grass2001:clover: not run: mnist is read from" in silent.stderr

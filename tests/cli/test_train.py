@@ -253,7 +253,7 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is() -> None:
         (("--optimizer-arg", "momentun=0.9"), "momentun=0.9"),
         (("--optimizer-arg", "lr"), "--optimizer-arg takes NAME=VALUE"),
         (("--schedule", "step"), "no schedule 'step'"),
-        (("--schedule", "steplr"), "steplr does not take"),
+        (("--schedule", "steplr"), "steplr cannot be made with"),
         (("--label-noise", "2"), "--label-noise"),
         (("--feedback-seed", "1", "--rule", "bp"), "draws nothing from a seed"),
         (("--loss", "mee"), "no loss 'mee'"),

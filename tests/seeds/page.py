@@ -16,6 +16,9 @@ __all__ = ["WORKS", "page"]
 
 SIZES: tuple[Size, ...] = ("fast", "full")
 
+OVERVIEW = ("claim", "in a line", *SIZES)
+CHECKS = ("what", "ours", "expected", "stated", "chance", "runs", "holds")
+
 Kept = Mapping[tuple[str, Size], Outcome]
 
 WORKS = {
@@ -68,17 +71,22 @@ works.
 
 ## How to read it
 
-- **statement**: in our words. **from**: where it is from. *Read in the paper* means its abstract,
-  *read in its code* the authors' code; what is *recalled* was not read again, and *our derivation*
-  is no claim of the work.
+A table for each work names its claims and what their runs came to; below it each claim has its
+statement, in our words, where that is from, and the runs with a line for each check.
+
+- **from**: *read in the paper* means its abstract, *read in its code* the authors' code; what is
+  *recalled* was not read again, and *our derivation* is no claim of the work.
+- **ours**: what was measured, with its 95% interval over runs where there is one. The interval of
+  a mean supposes normal runs: with few of them it is wide, and can reach beyond what is possible.
+- **expected**: what the measured number, not its interval, is held against. Before *of the runs*
+  stands a share: 1 is all of them.
 - **stated**: the number of the source, or of our own earlier measurement, and whose it is.
-- **ours**: what was measured, with its 95% interval over runs, what is expected, and how many
-  runs. What does not hold is marked. **chance**: what would come out without the effect.
-- **status**: *reproduced* where every line holds. A claim that is not is listed below with our
-  numbers; nothing was tuned until it would be.
-- **s**: seconds of all runs together, each on one thread. Sizes are *fast*, of a minute, or *full*,
-  those of the work or as near to them as is sensible; *full with* names what a run changed of
-  them, such as fewer seeds.
+- **chance**: what would come out without the effect. **runs**: how many the number is from.
+- **holds**: whether the check does. A claim is *reproduced* where every one does. One that is not
+  is listed below with our numbers; nothing was tuned until it would be.
+- Seconds are those of all runs together, each on one thread. Sizes are *fast*, of a minute, or
+  *full*, those of the work or as near to them as is sensible; *full with* names what a run changed
+  of them, such as fewer seeds.
 """
 
 
@@ -88,15 +96,11 @@ def page(kept: Kept) -> str:
     papers = list(dict.fromkeys([*WORKS, *(entry.paper for entry, _ in claims)]))
     parts = [HEADER, *_what_was_at_hand(), *_machines(kept), *_not_reproduced(claims, kept)]
     for paper in papers:
-        rows = [
-            row
-            for entry, claim in claims
-            if entry.paper == paper
-            for row in _rows(entry, claim, kept)
-        ]
-        title = WORKS.get(paper, (paper, ""))[0]
-        table = _table(rows) if rows else "No claim of it is here yet.\n"
-        parts.append(f"## {title}\n\n{table}")
+        own = [(entry, claim) for entry, claim in claims if entry.paper == paper]
+        parts.append(f"## {WORKS.get(paper, (paper, ''))[0]}\n")
+        rows = [_row(entry, kept) for entry, _ in own]
+        parts.append(_table(OVERVIEW, rows) if own else "No claim of it is here yet.\n")
+        parts += (line for entry, claim in own for line in _section(entry, claim, kept))
     return "\n".join(parts)
 
 
@@ -122,8 +126,8 @@ def _machines(kept: Kept) -> Iterator[str]:
         days = sorted({outcome.date for outcome in outcomes})
         minutes = sum(outcome.seconds for outcome in outcomes) / 60
         yield (
-            f"- {size}: {len(outcomes)} claims, {minutes:.1f} minutes of runs on one thread each; "
-            f"{hardware}; torch {torch}, alignlab {alignlab}; "
+            f"- {size}: {len(outcomes)} claim{_s(len(outcomes))}, {minutes:.1f} minutes of runs "
+            f"on one thread each; {hardware}; torch {torch}, alignlab {alignlab}; "
             f"{days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}"
         )
     yield ""
@@ -140,51 +144,75 @@ def _not_reproduced(claims: Sequence[tuple[Entry, Claim]], kept: Kept) -> Iterat
     ]
     for entry, outcome in found:
         failing = [check for check in outcome.checks if not check.passed]
-        lines = "; ".join(_measured(check) for check in failing)
-        place = f"{entry.identity} `{entry.key}`, {_escaped(outcome.sizes)}"
-        yield f"- {place}: {_escaped(outcome.status)}. {lines}".rstrip()
+        place = f"{_link(entry)} `{entry.key}`, {_escaped(outcome.sizes)}"
+        some = f", {len(failing)} of {len(outcome.checks)} checks" if failing else ""
+        yield f"- {place}: {_escaped(outcome.status)}{some}"
+        yield from (f"  - {_line(check)}" for check in failing)
     if not found:
         yield "Every kept run is reproduced." if kept else "Nothing has been run yet."
     yield ""
     waiting = [entry for entry, _ in claims if (entry.key, "fast") not in kept]
     if waiting:
-        names = ", ".join(f"{entry.identity} `{entry.key}`" for entry in waiting)
+        names = ", ".join(f"{_link(entry)} `{entry.key}`" for entry in waiting)
         yield f"Not run yet: {names}.\n"
 
 
-def _rows(entry: Entry, claim: Claim, kept: Kept) -> Iterator[tuple[str, ...]]:
-    """Yield the lines of a claim: one for each size that was run, or one that says: none."""
-    head = (
-        f"{entry.identity}<br>`{entry.claim}`",
-        _escaped(claim.statement),
-        f"{claim.provenance}; {_escaped(claim.source)}",
-    )
+def _row(entry: Entry, kept: Kept) -> tuple[str, ...]:
+    """Return the line of a claim in the table of its work."""
+    summary = f"{entry.summary.removesuffix(f' ({entry.identity}).')}"
+    states = [_state(kept[entry.key, s]) if (entry.key, s) in kept else "not run" for s in SIZES]
+    return (f"{_link(entry)} `{entry.claim}`", _escaped(summary), *states)
+
+
+def _state(outcome: Outcome) -> str:
+    """Return what a claim's runs came to, in a few words."""
+    word = outcome.status.partition(":")[0]
+    changed = outcome.sizes.partition(" ")[2]
+    return f"{word if outcome.is_reproduced else f'**{word}**'} {_escaped(changed)}".rstrip()
+
+
+def _section(entry: Entry, claim: Claim, kept: Kept) -> Iterator[str]:
+    """Yield the section of a claim: its statement, and a table for each size that was run."""
+    yield f"### {entry.identity} {entry.claim}\n"
+    yield f"{_escaped(claim.statement)}\n"
+    yield f"*From: {claim.provenance}; {_escaped(claim.source)}.*\n"
     outcomes = [kept[entry.key, size] for size in SIZES if (entry.key, size) in kept]
     if not outcomes:
-        yield (*head, "", "", "", "not run", "")
+        yield "Not run.\n"
     for outcome in outcomes:
-        checks = outcome.checks
-        yield (
-            *head,
-            "<br>".join(dict.fromkeys(_escaped(check.stated) for check in checks if check.stated)),
-            "<br>".join(_measured(check) for check in checks),
-            "<br>".join(dict.fromkeys(_escaped(check.chance) for check in checks if check.chance)),
-            f"{_escaped(outcome.sizes)}: {_escaped(outcome.status)}",
-            f"{outcome.seconds:.0f}",
-        )
+        status = f"**{_escaped(outcome.sizes)}: {_escaped(outcome.status)}**"
+        yield f"{status} ({outcome.seconds:.0f} s)\n"
+        if outcome.checks:
+            yield _table(CHECKS, [_cells(check) for check in outcome.checks])
 
 
-def _measured(check: Check) -> str:
-    """Return what was measured, and what must come out."""
-    interval = "" if math.isnan(check.low) else f" [{check.low:.3g}, {check.high:.3g}]"
-    runs = f"{check.runs} run{'s' if check.runs > 1 else ''}"
-    mark = "" if check.passed else "**does not hold**: "
-    found = f"{_escaped(check.what)}: {check.measured:.4g}{interval}"
-    return f"{mark}{found}, expected {_escaped(check.expected)} ({runs})"
+def _cells(check: Check) -> tuple[str, ...]:
+    """Return a check as cells."""
+    texts = [_escaped(text) for text in (check.expected, check.stated, check.chance)]
+    holds = "yes" if check.passed else "**no**"
+    return (_escaped(check.what), _found(check), *texts, str(check.runs), holds)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    names = ("claim", "statement", "from", "stated", "ours", "chance", "status", "s")
+def _line(check: Check) -> str:
+    """Return a check as a sentence."""
+    what, ours, expected, _, _, runs, _ = _cells(check)
+    return f"{what}: {ours}, expected {expected} ({runs} run{_s(check.runs)})"
+
+
+def _found(check: Check) -> str:
+    interval = "" if math.isnan(check.low) else f" \\[{check.low:.3g}, {check.high:.3g}]"
+    return f"{check.measured:.4g}{interval}"
+
+
+def _link(entry: Entry) -> str:
+    return f"[{entry.identity}](#{entry.identity.lower()}-{entry.claim})"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 

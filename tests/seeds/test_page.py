@@ -60,7 +60,9 @@ def test_changed_sizes_give_way_to_the_claims_own_and_never_stand_for_fast_ones(
         assert gathered(folders)[place].changed == {}
     assert gathered([altered], {place: full})[place].changed == {}
     assert gathered([laid("fast", replace(OUTCOME, changed={"seeds": 1}))]) == {}
-    assert "| full with seeds=1: not reproduced |" in page({place: changed})
+    text = page({place: changed})
+    assert "| not run | **not reproduced** with seeds=1 |" in text
+    assert "**full with seeds=1: not reproduced** (61 s)" in text
 
 
 def test_every_kept_run_is_of_a_claim_that_is_there() -> None:
@@ -72,27 +74,31 @@ def test_every_kept_run_is_of_a_claim_that_is_there() -> None:
 def test_every_claim_has_a_row_whether_it_was_run_or_not() -> None:
     text = page({})
     for entry in catalogue():
-        assert text.count(f"| {entry.identity}<br>`{entry.claim}` |") == 1
-    assert text.count("| not run |") == len(catalogue())
+        anchor = f"{entry.identity.lower()}-{entry.claim}"
+        assert text.count(f"| [{entry.identity}](#{anchor}) `{entry.claim}` |") == 1
+        assert text.count(f"### {entry.identity} {entry.claim}\n") == 1
+    assert text.count("| not run | not run |") == len(catalogue())
     assert all(entry.paper in WORKS for entry in catalogue())
 
 
 def test_a_claim_that_does_not_reproduce_is_listed_with_its_numbers() -> None:
     text = page({("noekland2016:theorem-1", "fast"): OUTCOME})
-    failing = r"**does not hold**: share: 0.25 [0.1, 0.4], expected \<= 0.1 (3 runs)"
-    assert f"- N3 `noekland2016:theorem-1`, fast: not reproduced. {failing}" in text
-    assert (
-        r"slope\|rate: 2, expected = 2 (1 run) | 0 by draws | fast: not reproduced | 61 |" in text
-    )
-    assert "- fast: 1 claims, 1.0 minutes of runs on one thread each; a processor, 2 cores" in text
+    place = "[N3](#n3-theorem-1) `noekland2016:theorem-1`"
+    assert f"- {place}, fast: not reproduced, 1 of 2 checks\n" in text
+    assert r"  - share: 0.25 \[0.1, 0.4], expected \<= 0.1 (3 runs)" in text
+    assert r"| share | 0.25 \[0.1, 0.4] | \<= 0.1 |  |  | 3 | **no** |" in text
+    assert r"| slope\|rate | 2 | = 2 | stated: 2 | 0 by draws | 1 | yes |" in text
+    assert "- fast: 1 claim, 1.0 minutes of runs on one thread each; a processor, 2 cores" in text
 
 
-def test_both_sizes_have_a_row_each() -> None:
+def test_both_sizes_have_a_table_each() -> None:
     sizes: tuple[Size, ...] = ("fast", "full")
     known = {
         (OUTCOME.key, size): replace(OUTCOME, size=size, status="reproduced") for size in sizes
     }
     text = page(known)
-    assert text.count("`theorem-1` |") == 2
-    assert "full: reproduced" in text
+    assert "`theorem-1` | Constant update directions" in text
+    assert "| reproduced | reproduced |" in text
+    assert "**fast: reproduced** (61 s)" in text
+    assert "**full: reproduced** (61 s)" in text
     assert "Every kept run is reproduced." in text

@@ -86,7 +86,8 @@ def command() -> None:
     "--draws",
     type=click.IntRange(1),
     default=None,
-    help="Redraws of the feedback for chance levels.  [default: 200, fewer for many units]",
+    help="Redraws of the feedback for chance levels; 32 or more.  [default: 200, fewer for "
+    "many units]",
 )
 @click.option(
     "--feedback",

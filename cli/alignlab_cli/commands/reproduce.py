@@ -187,6 +187,9 @@ def _show(outcome: Outcome, folder: Path, *, quiet: bool, as_json: bool) -> None
     """Print what came out of a claim as soon as it is there."""
     if as_json:
         return
+    if not outcome.was_run:
+        click.echo(f"{outcome.identity}  {outcome.key}: {outcome.status}\n", err=quiet)
+        return
     if quiet:
         click.echo(folder)
         return

@@ -130,7 +130,7 @@ PLAN = (
     type=click.IntRange(1),
     default=50,
     show_default=True,
-    help="Redraws of the feedback for chance levels.",
+    help="Redraws of the feedback for chance levels; 32 or more.",
 )
 @click.option(
     "--diagnostic",
