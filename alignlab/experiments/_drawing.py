@@ -54,10 +54,23 @@ def whiskers(
     axes.plot(x, values.T, ".", color=color, alpha=0.4, markersize=4)
 
 
-def dots(axes: Axes, groups: Mapping[str, np.ndarray], *, color: str = "C0") -> None:
-    """Draw the runs of every group as dots, and their mean with its 95% interval beside them."""
+def dots(
+    axes: Axes,
+    groups: Mapping[str, np.ndarray],
+    *,
+    color: str = "C0",
+    intervals: Sequence[tuple[float, float, float]] | None = None,
+) -> None:
+    """Draw the runs of every group as dots, and their mean with its 95% interval beside them.
+
+    Args:
+        axes: Into which.
+        groups: Label to values.
+        color: Of the dots.
+        intervals: Mean and edges of every group where values are not independent runs.
+    """
     for place, values in enumerate(groups.values()):
-        mean, low, high = interval_of_mean(values)
+        mean, low, high = intervals[place] if intervals else interval_of_mean(values)
         axes.plot(np.full(len(values), place), values, "o", color=color, alpha=0.45, mew=0)
         error = [[mean - low], [high - mean]] if np.isfinite(low) else None
         axes.errorbar([place + 0.2], [mean], yerr=error, fmt="_", color="black", capsize=4)

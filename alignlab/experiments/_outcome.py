@@ -21,6 +21,7 @@ __all__ = [
     "Size",
     "as_json",
     "from_json",
+    "verdict",
 ]
 
 Size = Literal["fast", "full"]
@@ -94,6 +95,11 @@ class Outcome:
     def is_reproduced(self) -> bool:
         """Whether every check holds."""
         return self.status == REPRODUCED
+
+
+def verdict(check: Check) -> bool | None:
+    """Return whether a check holds; None where a number is shown and nothing is asked of it."""
+    return check.passed if check.expected != "no bound" or not check.passed else None
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-__all__ = ["interval_of_mean", "interval_of_share"]
+__all__ = ["interval_of_mean", "interval_of_pairs", "interval_of_share"]
 
 
 def interval_of_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
@@ -32,6 +32,37 @@ def interval_of_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[float,
     if finite.size < 2:
         return mean, nothing, nothing
     half = float(stats.t.ppf(0.5 + level / 2, finite.size - 1) * stats.sem(finite))
+    return mean, mean - half, mean + half
+
+
+def interval_of_pairs(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean over all pairs of runs and the edges of its interval.
+
+    Pairs that share a run are not independent: the spread is the jackknife's, which leaves out
+    one run with all its pairs at a time (Arvesen 1969), with Student's t of the runs less one.
+
+    Args:
+        values: Of each two runs, symmetric, shape ``(n_runs, n_runs)``; the diagonal is not used.
+        level: Coverage.
+
+    Returns:
+        Mean and both edges; the edges are NaN for fewer than three runs.
+
+    Example:
+        >>> values = np.array([[1.0, 0.5, 0.4], [0.5, 1.0, 0.3], [0.4, 0.3, 1.0]])
+        >>> mean, low, high = interval_of_pairs(values)
+        >>> round(mean, 2), round(low, 2), round(high, 2)
+        (0.4, -0.1, 0.9)
+    """
+    count = len(values)
+    sums = values.sum(1) - np.diag(values)
+    total, nothing = float(sums.sum()), float("nan")
+    mean = total / (count * (count - 1)) if count > 1 else nothing
+    if count < 3:
+        return mean, nothing, nothing
+    left = (total - 2 * sums) / ((count - 1) * (count - 2))
+    spread = np.sqrt((count - 1) / count * np.square(left - left.mean()).sum())
+    half = float(stats.t.ppf(0.5 + level / 2, count - 1) * spread)
     return mean, mean - half, mean + half
 
 

@@ -26,6 +26,12 @@ COMMANDS = {
     "list": ("list", "List rules, diagnostics, figures and other names."),
 }
 
+RESUMED = ("train", "reproduce")
+"""Commands that go on where they were when they are called again."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 
 class Refused(click.ClickException):
     """What was asked cannot be done; one line, exit code 2."""
@@ -69,8 +75,13 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; whatever goes wrong becomes one line unless --debug was given."""
-        with nullcontext() if ctx.params["debug"] else _one_line_errors(), _refusals():
-            return super().invoke(ctx)
+        try:
+            with nullcontext() if ctx.params["debug"] else _one_line_errors(), _refusals():
+                return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            goes_on = ctx.invoked_subcommand in RESUMED
+            click.echo(f"Interrupted.{' The same command goes on.' if goes_on else ''}", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @contextmanager
@@ -111,7 +122,7 @@ def alignlab(*, debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit codes are 0, 1 (not foreseen) and 2 (refused)."""
+    """Run the command line; exit codes are 0, 1 (not foreseen), 2 (refused), 130 (interrupted)."""
     alignlab(prog_name="alignlab")
 
 

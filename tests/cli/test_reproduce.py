@@ -121,6 +121,14 @@ def test_changed_sizes_are_printed_and_refused_where_there_are_none(work: Path) 
     assert "has no size 'seeds'; it has runs, size" in refusal(run("R1", "--set", "seeds=1"))
 
 
+def test_an_interrupted_command_says_that_it_goes_on(work: Path) -> None:
+    sow(work, "clover", identity="R1", measure="raise KeyboardInterrupt")
+    result = run("R1", "--jobs", "1")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "Interrupted. The same command goes on."
+    assert "Traceback" not in result.output
+
+
 def test_what_cannot_be_run_is_refused_in_one_line(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

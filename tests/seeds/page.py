@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from alignlab.experiments._base import Claim
 from alignlab.experiments._catalogue import Entry, catalogue
 from alignlab.experiments._check import Check
-from alignlab.experiments._outcome import Outcome, Size
+from alignlab.experiments._outcome import Outcome, Size, verdict
 from alignlab.experiments._runs import load
 
 __all__ = ["WORKS", "page"]
@@ -82,8 +82,9 @@ statement, in our words, where that is from, and the runs with a line for each c
   stands a share: 1 is all of them.
 - **stated**: the number of the source, or of our own earlier measurement, and whose it is.
 - **chance**: what would come out without the effect. **runs**: how many the number is from.
-- **holds**: whether the check does. A claim is *reproduced* where every one does. One that is not
-  is listed below with our numbers; nothing was tuned until it would be.
+- **holds**: whether the check does; a dash where a number is shown and nothing is asked of it. A
+  claim is *reproduced* where every one does. One that is not is listed below with our numbers;
+  nothing was tuned until it would be.
 - Seconds are those of all runs together, each on one thread. Sizes are *fast*, of a minute, or
   *full*, those of the work or as near to them as is sensible; *full with* names what a run changed
   of them, such as fewer seeds.
@@ -189,7 +190,7 @@ def _section(entry: Entry, claim: Claim, kept: Kept) -> Iterator[str]:
 def _cells(check: Check) -> tuple[str, ...]:
     """Return a check as cells."""
     texts = [_escaped(text) for text in (check.expected, check.stated, check.chance)]
-    holds = "yes" if check.passed else "**no**"
+    holds = {True: "yes", False: "**no**", None: "-"}[verdict(check)]
     return (_escaped(check.what), _found(check), *texts, str(check.runs), holds)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from dataclasses import replace
 from textwrap import fill
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from alignlab.experiments._base import Case, Check, Setting
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import dots, legend_beside, level
 from alignlab.experiments._selection import chosen
+from alignlab.experiments._statistics import interval_of_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,9 +60,15 @@ def cosines_of_pairs(weights: np.ndarray) -> np.ndarray:
         >>> cosines_of_pairs(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
         array([1., 0., 0.])
     """
+    above: np.ndarray = _cosines(weights)[np.triu_indices(len(weights), 1)]
+    return above
+
+
+def _cosines(weights: np.ndarray) -> np.ndarray:
     rows = weights.astype(float)
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.array([units[i] @ units[j] for i, j in combinations(range(len(units)), 2)])
+    found: np.ndarray = units @ units.T
+    return found
 
 
 def pair_check(
@@ -69,14 +76,17 @@ def pair_check(
 ) -> Check:
     """Return the check of the weights of one group: alike where feedback is shared only."""
     is_shared = group == "shared"
-    return mean_check(
+    weights = group_of(runs, group)["weights"].values
+    check = mean_check(
         f"{where}, {GROUPS[group]}: mean cosine of all weights over pairs of runs",
-        cosines_of_pairs(group_of(runs, group)["weights"].values),
+        cosines_of_pairs(weights),
         least=BOUND if is_shared else -0.05,
         most=None if is_shared else 0.05,
         stated=stated,
         chance=chance,
     )
+    _, low, high = interval_of_pairs(_cosines(weights))
+    return replace(check, low=low, high=high, runs=len(weights))
 
 
 def draw_pairs(figure: Figure, results: xr.Dataset, *, key: str) -> None:
@@ -91,7 +101,8 @@ def draw_pairs(figure: Figure, results: xr.Dataset, *, key: str) -> None:
             )
             for group, label in GROUPS.items()
         }
-        dots(axes, groups)
+        of = [_cosines(group_of(runs, group)["weights"].values) for group in GROUPS]
+        dots(axes, groups, intervals=[interval_of_pairs(each) for each in of])
         axes.tick_params(axis="x", labelsize="small")
         axes.set_title(name)
         level(axes, 0.0, "chance")

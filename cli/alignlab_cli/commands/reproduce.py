@@ -95,7 +95,7 @@ def command(
     starts anew.
 
     Exit code 0: every claim that was run is reproduced; 1: one is not, or none was run; 2:
-    refused.
+    refused; 130: interrupted.
     """
     entries = _chosen(names, every=every, listing=listing)
     if listing:
@@ -203,6 +203,8 @@ def _show(outcome: Outcome, folder: Path, *, quiet: bool, as_json: bool) -> None
 
 def _table(outcome: Outcome) -> list[str]:
     """Return the checks as lines, long texts wrapped within their columns."""
+    from alignlab.experiments._outcome import verdict
+
     header = ("", "measured", "95% interval", "expected", "stated", "chance", "runs", "")
     rows: list[Sequence[str]] = [header] if outcome.checks else []
     for check in outcome.checks:
@@ -211,7 +213,7 @@ def _table(outcome: Outcome) -> list[str]:
             _number(check.measured),
             _interval(check.low, check.high),
             *(check.expected, check.stated or "-", check.chance or "-", str(check.runs)),
-            "pass" if check.passed else "FAIL",
+            {True: "pass", False: "FAIL", None: "-"}[verdict(check)],
         )
         wrapped = [textwrap.wrap(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
         rows += itertools.zip_longest(*wrapped, fillvalue="")
