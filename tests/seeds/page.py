@@ -38,8 +38,8 @@ WORKS = {
     "noekland2016": (
         "Nøkland 2016, Direct feedback alignment provides learning in deep neural networks (NIPS)",
         "read: the abstract, the author's code and what a third party logged with it. Not at "
-        "hand: the text; its tables and its theorem are recalled, and no check rests on its "
-        "numbers.",
+        "hand: the text; its tables and its theorem are recalled. No check of the fast sizes rests "
+        "on its numbers; those of the full sizes that do say so.",
     ),
     "launay2019": (
         "Launay, Poli and Krzakala 2019, Principled training of neural networks with direct "
