@@ -78,7 +78,7 @@ def _locked(path: Path) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _is_taken(descriptor):
+            if not _took(descriptor):
                 msg = (
                     f"{path.parent} is in use by {_owner(descriptor)}; wait until that has ended, "
                     "or choose another folder with -o."
@@ -96,7 +96,7 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def _is_taken(descriptor: int) -> bool:
+def _took(descriptor: int) -> bool:
     """Take the lock unless another has it; say whether it is ours."""
     if sys.platform == "win32":
         return True

@@ -10,33 +10,7 @@ from alignlab.errors import InputError
 from alignlab.experiments._base import Setting
 from alignlab.experiments._runs import plain
 
-__all__ = ["changed", "read_changes"]
-
-
-def read_changes(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the sizes that texts such as ``seeds=1`` give, their values read as JSON.
-
-    Raises:
-        InputError: A text is not of this form, or names a size that another one has named.
-
-    Example:
-        >>> read_changes(("seeds=1", "kept=[1, 8]", "data=mnist"))
-        {'seeds': 1, 'kept': [1, 8], 'data': 'mnist'}
-    """
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not (name and sign and value):
-            message = f"{text!r} changes no size; write NAME=VALUE, such as seeds=1."
-            raise InputError(message)
-        if name in found:
-            message = f"{name} is given twice, as {found[name]!r} and as {value!r}; give one."
-            raise InputError(message)
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
+__all__ = ["changed"]
 
 
 def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +24,7 @@ def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str,
     Raises:
         InputError: The setting has no size of a name, or its values are of another kind.
     """
-    own = plain(setting)
+    own, changes = plain(setting), plain(changes)
     for name, value in changes.items():
         if name not in own:
             message = f"{key} has no size {name!r}; it has {', '.join(sorted(own))}."

@@ -116,8 +116,8 @@ def test_changed_sizes_are_printed_and_refused_where_there_are_none(work: Path) 
     lines = run("R1", "--set", "runs=1", "--set", "size=3", "--jobs", "1").stdout.splitlines()
     assert lines[0] == "R1  grass2001:clover  fast with runs=1"
     assert "alignlab-reproduced/grass2001/clover/fast_runs-1_" in lines[5]
-    assert "write NAME=VALUE, such as seeds=1" in refusal(run("R1", "--set", "runs"))
-    assert "runs is given twice" in refusal(run("R1", "--set", "runs=1", "--set", "runs=2"))
+    assert "--set takes NAME=VALUE; it was given 'runs'" in refusal(run("R1", "--set", "runs"))
+    assert "--set names 'runs' twice" in refusal(run("R1", "--set", "runs=1", "--set", "runs=2"))
     assert "has no size 'seeds'; it has runs, size" in refusal(run("R1", "--set", "seeds=1"))
 
 

@@ -62,7 +62,7 @@ What five works on feedback alignment claim, each claim measured anew by this re
 This page is written from kept runs:
 
 ```sh
-make seeds    # every claim in its fast sizes, half an hour on two cores; then this page
+make seeds    # every claim in its fast sizes, some forty minutes on two cores
 make seeds-full ALIGNLAB_DATA=~/data    # the sizes of the works: days on a few cores
 ```
 
@@ -85,9 +85,9 @@ statement, in our words, where that is from, and the runs with a line for each c
 - **holds**: whether the check does; a dash where a number is shown and nothing is asked of it. A
   claim is *reproduced* where every one does. One that is not is listed below with our numbers;
   nothing was tuned until it would be.
-- Seconds are those of all runs together, each on one thread. Sizes are *fast*, of a minute, or
-  *full*, those of the work or as near to them as is sensible; *full with* names what a run changed
-  of them, such as fewer seeds.
+- Seconds are those of all runs together, each on one thread, on machines that did other work
+  too. Sizes are *fast*, of a minute, or *full*, those of the work or as near to them as is
+  sensible; *full with* names what a run changed of them, such as fewer seeds.
 """
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alignlab.errors import InputError, MissingError
-from alignlab_cli.options import HELP, check_device, force, json_output
+from alignlab_cli.options import HELP, check_device, force, json_output, literals
 from alignlab_cli.outputs import check_folder
 from alignlab_cli.progress import Progress
 
@@ -52,6 +52,7 @@ def _completed(ctx: click.Context, parameter: click.Parameter, incomplete: str) 
     "changes",
     metavar="NAME=VALUE",
     multiple=True,
+    callback=literals,
     help="A size in place of the setting's, such as seeds=1; the outcome says so. Repeatable.",
 )
 @click.option(
@@ -79,7 +80,7 @@ def command(
     every: bool,
     listing: bool,
     fast: bool,
-    changes: tuple[str, ...],
+    changes: dict[str, object],
     output: Path,
     jobs: int,
     device: str,
@@ -105,15 +106,13 @@ def command(
     check_folder(output)
     from alignlab.experiments import reproduce_many
     from alignlab.experiments._running import folder_of
-    from alignlab.experiments._sizes import read_changes
 
-    given = read_changes(changes)
     outcomes = []
     with Progress(quiet=quiet or as_json) as progress:
         runs = reproduce_many(
             entries,
             full=not fast,
-            changes=given,
+            changes=changes,
             output=output,
             jobs=jobs,
             device=device,
