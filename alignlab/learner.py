@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from alignlab.engine.attach import measured_modules, own_weights
 from alignlab.engine.capture import Capture, Loss
 from alignlab.engine.forward import called
+from alignlab.engine.one_pass import direct_step
+from alignlab.engine.structure import Structures
 from alignlab.engine.updates import complete
 from alignlab.errors import InputError
 from alignlab.feedback import Feedback, decoded, encoded
-from alignlab.rules._base import Rule, State
+from alignlab.rules._base import DirectRule, Rule, State
 from alignlab.rules._observed import ObservedRule
 from alignlab.rules._signs import SignConcordantRule
 from alignlab.rules._task import Task
@@ -73,6 +75,7 @@ class Learner:
         self._layers: Final = layers
         self._state: State | None = None
         self._before: dict[str, Tensor] = {}
+        self._structures: Final = Structures()
         self._number = 0
 
     @property
@@ -176,12 +179,24 @@ class Learner:
         """Return loss and updates of the rule; buffers are kept, as in any training."""
         self._follow()
         rule = self.rule.at_step(self._number)
+        is_started = self._state is not None and not rule.is_derived
+        only_direct = is_started and type(rule).updates is DirectRule.updates
         capture = Capture(
-            self.model, self._loss_function, x, y, layers=self._layers, keep_state=True
+            *(self.model, self._loss_function, x, y),
+            layers=self._layers,
+            keep_state=True,
+            structures=self._structures,
+            only_direct=only_direct,
         )
         try:
             if self._state is None or rule.is_derived:
                 self._state = rule.start(capture, seed=self._seed)
+            if isinstance(rule, DirectRule) and only_direct:
+                return capture.loss.detach(), direct_step(
+                    *(capture, self._state),
+                    sent=lambda error: rule.sent(error, y),
+                    granularity=rule.granularity,
+                )
             true = capture.reference(parameters=not rule.has_signals)
             task = Task(capture, true)
             found = complete(rule.updates(task, self._state), self.model, rule=rule.label)
@@ -197,6 +212,8 @@ class Learner:
 
         Between backward and step, and between the parts of an accumulated gradient, it has not.
         """
+        if not self._before:
+            return
         named = self.model.named_parameters(remove_duplicate=False)
         after = {name: p.detach() for name, p in named}
         has_moved = any(not torch.equal(one, after[name]) for name, one in self._before.items())
