@@ -13,7 +13,7 @@ from alignlab.engine.capture import Capture, Loss
 from alignlab.engine.forward import called
 from alignlab.engine.one_pass import direct_step
 from alignlab.engine.structure import Structures
-from alignlab.engine.updates import complete
+from alignlab.engine.updates import complete, owned
 from alignlab.errors import InputError
 from alignlab.feedback import Feedback, decoded, encoded
 from alignlab.rules._base import DirectRule, Rule, State
@@ -112,12 +112,12 @@ class Learner:
                 loss = self._loss_function(called(self.model, x), y)
             found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             pairs = zip(wanted, found, strict=True)
-            updates: Mapping[str, Tensor] = {n: one for n, one in pairs if one is not None}
+            updates = owned({n: one for n, one in pairs if one is not None}, self.model)
         else:
             loss, updates = self._approximate(x, y)
         for name, update in updates.items():
             grad = wanted[name].grad
-            wanted[name].grad = update.detach().clone() if grad is None else grad + update
+            wanted[name].grad = update if grad is None else grad + update
         self._number += 1
         return loss.detach()
 
@@ -176,7 +176,7 @@ class Learner:
         return int(getattr(self.rule, "seed", 0))
 
     def _approximate(self, x: Any, y: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return loss and updates of the rule; buffers are kept, as in any training."""
+        """Return loss and updates that nothing else holds; buffers are kept, as in any training."""
         self._follow()
         rule = self.rule.at_step(self._number)
         is_started = self._state is not None and not rule.is_derived
@@ -192,18 +192,20 @@ class Learner:
             if self._state is None or rule.is_derived:
                 self._state = rule.start(capture, seed=self._seed)
             if isinstance(rule, DirectRule) and only_direct:
-                return capture.loss.detach(), direct_step(
+                parameters = direct_step(
                     *(capture, self._state),
                     sent=lambda error: rule.sent(error, y),
                     granularity=rule.granularity,
                 )
+                return capture.loss.detach(), parameters
             true = capture.reference(parameters=not rule.has_signals)
             task = Task(capture, true)
             found = complete(rule.updates(task, self._state), self.model, rule=rule.label)
             self._state = self._state if found.state is None else found.state
             if type(rule).followed is not Rule.followed:
                 self._before = _copied(self.model)
-            return capture.loss.detach(), found.parameters
+            updates = {name: one.detach().clone() for name, one in found.parameters.items()}
+            return capture.loss.detach(), updates
         finally:
             capture.close()
 

@@ -12,6 +12,7 @@ from alignlab.engine.direct import Signals, projected
 from alignlab.engine.graph import Segment, walk
 from alignlab.engine.layout import Layout
 from alignlab.engine.reference import output_errors
+from alignlab.engine.updates import owned
 from alignlab.feedback import Feedback
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def direct_step(
         granularity: ``micro`` or ``macro``.
 
     Returns:
-        Gradient by parameter name; zero for parameters that nothing reaches.
+        Gradient by parameter name that nothing else holds; zero for parameters that nothing
+        reaches.
 
     Raises:
         MeasurementError: No gradient reaches a layer, or there is no feedback for one.
@@ -54,7 +56,7 @@ def direct_step(
     found = capture.direct(
         feedback, error=error, sent=sent(error), granularity=granularity, parameters=True
     )
-    return found.parameters
+    return {name: one.detach().clone() for name, one in found.parameters.items()}
 
 
 def _fits(layout: Layout, start: Any) -> bool:
@@ -104,10 +106,9 @@ def _gradients(
     finally:
         for handle in handles:
             handle.remove()
-    return {
-        name: torch.zeros_like(p) if gradient is None else gradient
-        for (name, p), gradient in zip(wanted.items(), found, strict=True)
-    }
+    reached = {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
+    own = owned(reached, model)
+    return {name: own[name] if name in own else torch.zeros_like(p) for name, p in wanted.items()}
 
 
 def _is_tree(start: Any) -> bool:
