@@ -13,6 +13,7 @@ from alignlab.engine.graph import Segment, walk
 from alignlab.engine.layout import Layout
 from alignlab.engine.reference import output_errors
 from alignlab.engine.updates import owned
+from alignlab.errors import MeasurementError
 from alignlab.feedback import Feedback
 
 if TYPE_CHECKING:
@@ -41,8 +42,28 @@ def direct_step(
         reaches.
 
     Raises:
-        MeasurementError: No gradient reaches a layer, or there is no feedback for one.
+        MeasurementError: No gradient reaches a layer, there is no feedback for one, or what the
+            pass needs was changed in place.
     """
+    try:
+        return _found(capture, feedback, sent=sent, granularity=granularity)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        msg = (
+            "A tensor that the backward pass needs was changed in place; change a copy of it "
+            f"({error})."
+        )
+        raise MeasurementError(msg) from error
+
+
+def _found(
+    capture: Capture,
+    feedback: Mapping[str, Feedback],
+    *,
+    sent: Callable[[Tensor], Tensor],
+    granularity: str,
+) -> Mapping[str, Tensor]:
     layout, loss = capture.layout, capture.loss
     # Whether gradients reach all layers is asked once of graphs that are alike.
     layout.structure.once("reached", lambda: capture.reference().state)
