@@ -112,7 +112,8 @@ class Learner:
                 loss = self._loss_function(called(self.model, x), y)
             found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             pairs = zip(wanted, found, strict=True)
-            updates = owned({n: one for n, one in pairs if one is not None}, self.model)
+            reached = {n: one for n, one in pairs if one is not None}
+            updates: Mapping[str, Tensor] = owned(reached, self.model)
         else:
             loss, updates = self._approximate(x, y)
         for name, update in updates.items():
