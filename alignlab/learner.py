@@ -113,7 +113,7 @@ class Learner:
             found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             pairs = zip(wanted, found, strict=True)
             reached = {n: one for n, one in pairs if one is not None}
-            updates: Mapping[str, Tensor] = owned(reached, self.model)
+            updates: Mapping[str, Tensor] = owned(reached, wanted)
         else:
             loss, updates = self._approximate(x, y)
         for name, update in updates.items():

@@ -128,7 +128,7 @@ def _gradients(
         for handle in handles:
             handle.remove()
     reached = {n: g for n, g in zip(wanted, found, strict=True) if g is not None}
-    own = owned(reached, model)
+    own = owned(reached, wanted)
     return {name: own[name] if name in own else torch.zeros_like(p) for name, p in wanted.items()}
 
 

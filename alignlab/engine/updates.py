@@ -64,14 +64,13 @@ def complete(updates: Updates, model: nn.Module, *, rule: str) -> Updates:
     return updates
 
 
-def owned(gradients: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def owned(gradients: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return gradients that nothing else holds: copies where something else may.
 
     Args:
         gradients: By parameter name, as a backward pass that has ended returned them.
-        model: The model.
+        parameters: Of what they are the gradients.
     """
-    parameters = dict(model.named_parameters())
     taken: set[int] = set()
     own = {}
     for name, gradient in gradients.items():
