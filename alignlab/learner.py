@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from alignlab.engine.attach import measured_modules, own_weights
 from alignlab.engine.capture import Capture, Loss
 from alignlab.engine.forward import called
-from alignlab.engine.updates import complete
+from alignlab.engine.one_pass import direct_step
+from alignlab.engine.structure import Structures
+from alignlab.engine.updates import complete, owned
 from alignlab.errors import InputError
 from alignlab.feedback import Feedback, decoded, encoded
-from alignlab.rules._base import Rule, State
+from alignlab.rules._base import DirectRule, Rule, State
 from alignlab.rules._observed import ObservedRule
 from alignlab.rules._signs import SignConcordantRule
 from alignlab.rules._task import Task
@@ -73,6 +75,7 @@ class Learner:
         self._layers: Final = layers
         self._state: State | None = None
         self._before: dict[str, Tensor] = {}
+        self._structures: Final = Structures()
         self._number = 0
 
     @property
@@ -109,12 +112,13 @@ class Learner:
                 loss = self._loss_function(called(self.model, x), y)
             found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
             pairs = zip(wanted, found, strict=True)
-            updates: Mapping[str, Tensor] = {n: one for n, one in pairs if one is not None}
+            reached = {n: one for n, one in pairs if one is not None}
+            updates: Mapping[str, Tensor] = owned(reached, wanted)
         else:
             loss, updates = self._approximate(x, y)
         for name, update in updates.items():
             grad = wanted[name].grad
-            wanted[name].grad = update.detach().clone() if grad is None else grad + update
+            wanted[name].grad = update if grad is None else grad + update
         self._number += 1
         return loss.detach()
 
@@ -173,22 +177,36 @@ class Learner:
         return int(getattr(self.rule, "seed", 0))
 
     def _approximate(self, x: Any, y: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return loss and updates of the rule; buffers are kept, as in any training."""
+        """Return loss and updates that nothing else holds; buffers are kept, as in any training."""
         self._follow()
         rule = self.rule.at_step(self._number)
+        is_started = self._state is not None and not rule.is_derived
+        only_direct = is_started and type(rule).updates is DirectRule.updates
         capture = Capture(
-            self.model, self._loss_function, x, y, layers=self._layers, keep_state=True
+            *(self.model, self._loss_function, x, y),
+            layers=self._layers,
+            keep_state=True,
+            structures=self._structures,
+            only_direct=only_direct,
         )
         try:
             if self._state is None or rule.is_derived:
                 self._state = rule.start(capture, seed=self._seed)
+            if isinstance(rule, DirectRule) and only_direct:
+                parameters = direct_step(
+                    *(capture, self._state),
+                    sent=lambda error: rule.sent(error, y),
+                    granularity=rule.granularity,
+                )
+                return capture.loss.detach(), parameters
             true = capture.reference(parameters=not rule.has_signals)
             task = Task(capture, true)
             found = complete(rule.updates(task, self._state), self.model, rule=rule.label)
             self._state = self._state if found.state is None else found.state
             if type(rule).followed is not Rule.followed:
                 self._before = _copied(self.model)
-            return capture.loss.detach(), found.parameters
+            updates = {name: one.detach().clone() for name, one in found.parameters.items()}
+            return capture.loss.detach(), updates
         finally:
             capture.close()
 
@@ -197,6 +215,8 @@ class Learner:
 
         Between backward and step, and between the parts of an accumulated gradient, it has not.
         """
+        if not self._before:
+            return
         named = self.model.named_parameters(remove_duplicate=False)
         after = {name: p.detach() for name, p in named}
         has_moved = any(not torch.equal(one, after[name]) for name, one in self._before.items())

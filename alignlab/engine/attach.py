@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
+from alignlab.engine.graph import edge_of
 from alignlab.engine.own_map import MEASURED, needs_check, require_own_map
 from alignlab.errors import InputError, MeasurementError
 
@@ -164,6 +165,7 @@ class Attachment:
     Attributes:
         calls: Calls in order.
         without_gradient: Modules that were called where no gradient flows.
+        hooked: Whether a hook of the user's waits for the gradient of an input.
         recomputed: Whether a backward pass ran a module again, as checkpointing does.
         on_call: Told of every call with its input as it ends.
         on_failure: Told what went wrong in a hook, so that the forward pass goes on; without it
@@ -189,7 +191,7 @@ class Attachment:
         """
         self.calls: list[Call] = []
         self.without_gradient: list[str] = []
-        self.recomputed = False
+        self.hooked = self.recomputed = False
         self.on_call, self.on_failure = on_call, on_failure
         self._swap = swap
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -209,7 +211,8 @@ class Attachment:
 
     def __enter__(self) -> Attachment:
         """Place the hooks, and forget what was seen before."""
-        self.calls, self.without_gradient, self.recomputed = [], [], False
+        self.calls, self.without_gradient = [], []
+        self.hooked = self.recomputed = False
         self._count.clear()
         self._handles += [m.register_forward_pre_hook(hook) for m, hook in self._before_calls]
         self._handles += [m.register_forward_hook(hook) for m, hook in self._after_calls]
@@ -282,6 +285,7 @@ class Attachment:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
+            self.hooked = self.hooked or bool(opened.input._backward_hooks)
             call = self._call(name, module, opened, weight, output if fixed is None else fixed)
             self.calls.append(call)
             if self.on_call is not None:
@@ -342,9 +346,3 @@ def _opened(name: str, arguments: tuple[Any, ...], packed: int) -> _Open:
         raise MeasurementError(msg)
     x = arguments[0]
     return _Open(name, x, edge_of(x) if x.requires_grad else None, packed)
-
-
-def edge_of(tensor: Tensor) -> GradientEdge:
-    """Return where the gradient of a tensor is read."""
-    node = tensor.grad_fn
-    return get_gradient_edge(tensor) if node is None else GradientEdge(node, tensor.output_nr)

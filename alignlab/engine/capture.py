@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, measured_modules, own_weights
+from alignlab.engine.attach import Attachment, own_weights
 from alignlab.engine.direct import Injected, Signals, inject, projected
 from alignlab.engine.evaluation import evaluated
 from alignlab.engine.exchange import Exchange, weight_swap
-from alignlab.engine.forward import called, is_compiled, plainly, require_loss
+from alignlab.engine.forward import called, plainly, require_loss
 from alignlab.engine.graph import refuse_custom_backwards
 from alignlab.engine.layout import Layout
 from alignlab.engine.local import own_gradients, to_entry, to_preactivation
 from alignlab.engine.parameters import parameter_gradients
+from alignlab.engine.prepared import Prepared
 from alignlab.engine.products import refuse_weights_above
+from alignlab.engine.reference import true_updates
 from alignlab.engine.state import State
+from alignlab.engine.structure import Structure, Structures
+from alignlab.engine.swap import WeightSwap
 from alignlab.engine.updates import Updates
 from alignlab.errors import MeasurementError
 from alignlab.feedback import Feedback
@@ -45,8 +50,8 @@ class Capture:
         layout: How they hang together; gone after ``close``.
         output: What the model returned.
         loss: The loss, a scalar on the graph.
-        state: Random states and buffers before the forward pass.
         without_gradient: Modules that were called where no gradient flows.
+        is_hooked: Whether hooks of the user's wait for the gradients of inputs.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Capture:
         *,
         layers: Sequence[str] | None = None,
         keep_state: bool = False,
+        structures: Structures | None = None,
+        only_direct: bool = False,
     ) -> None:
         """Run the forward pass in the model's present mode.
 
@@ -69,6 +76,9 @@ class Capture:
             layers: Names of the modules that are measured; None for all.
             keep_state: Whether random states and buffers stay as the forward pass left them,
                 as a training step wants it.
+            structures: Knows earlier passes of the model, and learns this one.
+            only_direct: Whether a step of direct feedback is all that is asked for, so that no
+                weights, random states and buffers need be kept.
 
         Raises:
             MeasurementError: The model cannot be measured truthfully; says why.
@@ -76,29 +86,41 @@ class Capture:
         self.model: Final = model
         self.loss_function: Final = loss_function
         self.x, self.y, self.chosen = x, y, layers
-        modules = measured_modules(model, layers)
-        self._weights = own_weights(modules)
-        self._swap = weight_swap(model, modules)
-        self._is_compiled = is_compiled(model)
-        self.state: Final = State.of(model)
-        attachment = Attachment(modules, self._swap)
+        ready = structures.prepared(model, layers) if structures else Prepared(model, layers)
+        modules, self._is_compiled = ready.modules, ready.is_compiled
+        is_light = only_direct and keep_state and ready.needs_no_record
+        self._weights = {} if is_light else own_weights(modules)
+        self._swap = WeightSwap({}) if is_light else weight_swap(model, modules)
+        self._state = None if is_light else State.of(model)
+        attachment = ready.attachment if is_light else Attachment(modules, self._swap)
         try:
             with torch.enable_grad(), plainly(compiled=self._is_compiled):
-                with attachment, self._swap.recording():
+                with attachment, nullcontext() if is_light else self._swap.recording():
                     self.output = called(model, x)
                 # A penalty on weights in the loss keeps the weights themselves.
                 self.loss = loss_function(self.output, y)
         finally:
             if not keep_state:
                 self.state.restore(model)
+        self.is_hooked: Final = attachment.hooked
         self.without_gradient = tuple(attachment.without_gradient)
         require_loss(self.loss)
-        refuse_custom_backwards(self.loss.grad_fn)
-        self.layout = Layout(attachment.calls, self.loss.grad_fn)
+        start, calls = self.loss.grad_fn, attachment.calls
+        # Hooks and attachment hold one another; the graph must not wait for that to be found.
+        attachment.calls = []
+        known = structures.of(start, calls) if structures else Structure()
+        known.once("custom", lambda: refuse_custom_backwards(start))
+        self.layout = Layout(calls, start, known)
         self.layers = self.layout.layers
-        refuse_weights_above(self.loss.grad_fn, self.layout.calls, model)
+        known.once("above", lambda: refuse_weights_above(start, self.layout.calls, model))
         self._weights |= {call.module_name: call.weight.detach() for call in self.layout.calls}
-        self._exchange = Exchange(self._swap, self.layout.calls, self.loss.grad_fn, model)
+        self._exchange = Exchange(self._swap, self.layout.calls, start, model)
+
+    @property
+    def state(self) -> State:
+        """Random states and buffers before the forward pass."""
+        assert self._state is not None
+        return self._state
 
     @property
     def n_samples(self) -> int:
@@ -147,37 +169,7 @@ class Capture:
 
     def reference(self, *, parameters: bool = False) -> Updates:
         """Run backpropagation: the true gradient at every site."""
-        edges = [call.output_edge for call in self.layout.calls]
-        entries = {
-            segment.consumer: self.layout.entry_edge(segment) for segment in self.layout.segments
-        }
-        named = dict(self.model.named_parameters()) if parameters else {}
-        wanted = {name: p for name, p in named.items() if p.requires_grad}
-        gradients = torch.autograd.grad(
-            self.loss,
-            [*edges, *entries.values(), *wanted.values()],
-            retain_graph=True,
-            allow_unused=True,
-        )
-        at_output = gradients[: len(edges)]
-        at_entry = dict(zip(entries, gradients[len(edges) :], strict=False))
-        of_parameters = gradients[len(edges) + len(entries) :]
-        missing = [c.name for c, g in zip(self.layout.calls, at_output, strict=True) if g is None]
-        if missing:
-            msg = f"No gradient reached {', '.join(missing)}; the loss does not depend on it."
-            raise MeasurementError(msg)
-        return Updates(
-            entry={
-                self.layers[member].name: at_entry[segment.consumer]
-                for segment in self.layout.segments
-                for member in segment.members
-            },
-            preactivation={layer.name: g for layer, g in zip(self.layers, at_output, strict=True)},
-            parameters={
-                name: torch.zeros_like(p) if g is None else g
-                for (name, p), g in zip(wanted.items(), of_parameters, strict=True)
-            },
-        )
+        return true_updates(self.layout, self.loss, self.model, parameters=parameters)
 
     def replaced(self, weights: Mapping[str, Tensor], *, parameters: bool = False) -> Updates:
         """Run the backward pass with other weights in place of the forward ones.

@@ -136,10 +136,14 @@ def _inject_at(
 
 def _own_leaves(layout: Layout, group: Segment, inner: Sequence[Segment]) -> list[Tensor]:
     """Return the parameters of a group that are not in its measured layers, each once."""
-    found: dict[int, Tensor] = {}
-    for start in (group, *inner):
-        stops = layout.ends_below(start)
-        for leaf in leaves_between(layout.entry_edge(start).node, stops):
-            if leaf.requires_grad:
-                found[id(leaf)] = leaf
-    return list(found.values())
+
+    def walked() -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        for start in (group, *inner):
+            stops = layout.ends_below(start)
+            for leaf in leaves_between(layout.entry_edge(start).node, stops):
+                if leaf.requires_grad:
+                    found[id(leaf)] = leaf
+        return list(found.values())
+
+    return layout.structure.once(("own leaves", group), walked)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from alignlab.errors import MeasurementError
 
@@ -20,6 +21,7 @@ __all__ = [
     "Segment",
     "chain_between",
     "cut",
+    "edge_of",
     "flowing_in",
     "is_chain",
     "leaves_between",
@@ -138,6 +140,12 @@ def chain_between(entry: Any, end: Any) -> list[Any]:
         nodes.append(node)
         node = next(edge[0] for edge in node.next_functions if edge[0] is not None)
     return nodes
+
+
+def edge_of(tensor: Tensor) -> GradientEdge:
+    """Return where the gradient of a tensor is read."""
+    node = tensor.grad_fn
+    return get_gradient_edge(tensor) if node is None else GradientEdge(node, tensor.output_nr)
 
 
 def reaches(start: Any, target: Any, stops: set[Any]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alignlab.engine.attach import MEASURED, Call
 from alignlab.engine.graph import Segment, reachable_calls, reaches, segments
+from alignlab.engine.structure import Structure
 from alignlab.errors import MeasurementError
 from alignlab.sites import Layer
 
@@ -24,20 +25,27 @@ class Layout:
         calls: Calls on which the loss depends, in order.
         segments: Pairs of entry and layers.
         layers: The calls as layers, in the same order.
+        structure: What is known of graphs like this one.
     """
 
-    def __init__(self, calls: Sequence[Call], start: Any) -> None:
+    def __init__(
+        self, calls: Sequence[Call], start: Any, structure: Structure | None = None
+    ) -> None:
         """Keep the calls on which the loss depends.
 
         Args:
             calls: All calls of a forward pass, in order.
             start: Autograd node of the loss, or of the output layer's pre-activation.
+            structure: What is known of the graph; None for nothing.
         """
         self._start: Final = start
-        self.calls: Final = _in_the_graph(calls, self._start)
-        _require_samples(self.calls)
-        self.segments: Final = segments(self.calls)
-        self.layers: Final = _described(self.calls, self.segments)
+        self.structure: Final = Structure() if structure is None else structure
+        once = self.structure.once
+        inside = once("inside", lambda: _in_the_graph(calls, start))
+        self.calls: Final = [calls[k] for k in inside]
+        once("samples", lambda: _require_samples(self.calls))
+        self.segments: Final = once("segments", lambda: segments(self.calls))
+        self.layers: Final = once("layers", lambda: _described(self.calls, self.segments))
         self._index: Final = {layer.name: k for k, layer in enumerate(self.layers)}
 
     @property
@@ -222,7 +230,7 @@ class Layout:
         return min(found) if found else None
 
 
-def _in_the_graph(calls: Sequence[Call], start: Any) -> list[Call]:
+def _in_the_graph(calls: Sequence[Call], start: Any) -> list[int]:
     inside: set[int] = set()
     frontier = reachable_calls(start, calls)
     while frontier:
@@ -233,7 +241,7 @@ def _in_the_graph(calls: Sequence[Call], start: Any) -> list[Call]:
     if not inside:
         msg = "The loss does not depend on any measured layer."
         raise MeasurementError(msg)
-    return [calls[k] for k in sorted(inside)]
+    return sorted(inside)
 
 
 def _require_samples(calls: Sequence[Call]) -> None:

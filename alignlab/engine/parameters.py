@@ -65,7 +65,7 @@ def parameter_gradients(
 
 def _add_above(total: dict[int, Tensor], layout: Layout, loss: Tensor) -> None:
     nodes = {call.output_edge.node for call in layout.calls}
-    leaves = _wanted(loss.grad_fn, nodes)
+    leaves = layout.structure.once("leaves above", lambda: _wanted(loss.grad_fn, nodes))
     if not leaves:
         return
     with cut(nodes):
@@ -78,13 +78,18 @@ def _add_above(total: dict[int, Tensor], layout: Layout, loss: Tensor) -> None:
 def _add_below(total: dict[int, Tensor], layout: Layout, signals: Mapping[str, Tensor]) -> None:
     entries = {layout.entry_edge(segment).node for segment in layout.segments}
     nodes = {call.output_edge.node for call in layout.calls}
-    for layer in layout.layers:
+
+    def walked() -> list[tuple[Layer, list[Tensor]]]:
+        edges = [(layer, layout.call(layer).input_edge) for layer in layout.layers]
+        below = [(layer, edge.node) for layer, edge in edges if edge is not None]
+        return [
+            (layer, leaves)
+            for layer, node in below
+            if node not in entries and (leaves := _wanted(node, nodes | entries))
+        ]
+
+    for layer, leaves in layout.structure.once("leaves below", walked):
         call = layout.call(layer)
-        if call.input_edge is None or call.input_edge.node in entries:
-            continue
-        leaves = _wanted(call.input_edge.node, nodes | entries)
-        if not leaves:
-            continue
         with cut((nodes | entries) - {call.output_edge.node}):
             found = torch.autograd.grad(
                 call.output_edge,

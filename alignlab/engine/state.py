@@ -61,6 +61,7 @@ class State:
     @classmethod
     def of(cls, model: nn.Module) -> State:
         """Return the present state, all tensors copied."""
+        modules = list(model.named_modules())
         devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
         return cls(
             buffers={
@@ -68,10 +69,10 @@ class State:
                     key: None if buffer is None else _Kept(buffer)
                     for key, buffer in module._buffers.items()
                 }
-                for name, module in model.named_modules()
+                for name, module in modules
             },
-            attributes={name: _tensors(module) for name, module in model.named_modules()},
-            flat_weights={name: _lists(module) for name, module in model.named_modules()},
+            attributes={name: _tensors(module) for name, module in modules},
+            flat_weights={name: _lists(module) for name, module in modules},
             torch_state=torch.get_rng_state(),
             device_states={i: torch.cuda.get_rng_state(i) for i in devices if i is not None},
             numpy_state=np.random.get_state(),  # noqa: NPY002

@@ -13,7 +13,7 @@ from alignlab.errors import MeasurementError
 if TYPE_CHECKING:
     from alignlab.feedback import Feedback
 
-__all__ = ["Updates", "complete"]
+__all__ = ["Updates", "complete", "owned"]
 
 
 @dataclass(frozen=True)
@@ -62,3 +62,22 @@ def complete(updates: Updates, model: nn.Module, *, rule: str) -> Updates:
             )
             raise MeasurementError(message)
     return updates
+
+
+def owned(gradients: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return gradients that nothing else holds: copies where something else may.
+
+    Args:
+        gradients: By parameter name, as a backward pass that has ended returned them.
+        parameters: Of what they are the gradients.
+    """
+    taken: set[int] = set()
+    own = {}
+    for name, gradient in gradients.items():
+        memory = gradient.untyped_storage()
+        is_whole = memory.nbytes() == gradient.numel() * gradient.element_size()
+        # A hook of the user's may have kept what it saw.
+        is_own = is_whole and not parameters[name]._backward_hooks
+        own[name] = gradient if is_own and memory.data_ptr() not in taken else gradient.clone()
+        taken.add(memory.data_ptr())
+    return own

@@ -180,8 +180,9 @@ def as_tensor(feedback: Feedback) -> Tensor:
 
 
 def _require_fit(feedback: Feedback, error: Tensor, target: tuple[int, ...]) -> None:
-    fits = error[0].numel() == feedback.shape[0] if len(error) else True
-    if fits and len(error) == target[0] and prod(feedback.shape[1:]) == prod(target[1:]):
+    n_samples, *per_sample = error.shape
+    fits = prod(per_sample) == feedback.shape[0] if n_samples else True
+    if fits and n_samples == target[0] and prod(feedback.shape[1:]) == prod(target[1:]):
         return
     msg = (
         f"The feedback {tuple(feedback.shape)} does not fit an error of shape "

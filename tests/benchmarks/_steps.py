@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from alignlab.engine.capture import Capture
+from alignlab.learner import Learner
 from alignlab.probe import Probe
+from alignlab.rules import DFA
 from alignlab.rules._base import Rule
+from alignlab.rules._task import Task
 from alignlab.schedules import every
 from alignlab.snapshot import MeasuredRule
 from tests.benchmarks._expected import Alignments, expected
 from tests.benchmarks._harness import Comparison, Variant
-from tests.benchmarks.networks import NETWORKS
+from tests.benchmarks.networks import NETWORKS, Network
 from tests.cases import Batch
 
-__all__ = ["Observed", "Plain", "beside_training"]
+__all__ = ["Observed", "Plain", "Trained", "beside_plain", "beside_training"]
 
 TOLERANCE = 1e-4
 """How far a cosine in float32 may be from the reference; of ratios above 1, that share."""
@@ -103,6 +107,43 @@ class Observed:
             values = last["cosine_weight_gradient"].expand_dims(site=["weights"])
             found |= _values(values.stack(place=("rule", "layer", "site")), values.name)
         return found
+
+
+class Trained:
+    """zero_grad, and the updates of a rule in place of forward, loss and backward.
+
+    Args:
+        batch: Model, loss and batch.
+        rule: Sends the error directly.
+    """
+
+    def __init__(self, batch: Batch, rule: DFA) -> None:
+        self.batch, self.rule = batch, rule
+        self.learner = Learner(batch.model, batch.loss, rule)
+
+    def __call__(self) -> None:
+        self.batch.model.zero_grad()
+        self.learner.backward(self.batch.x, self.batch.y)
+
+    def check(self) -> None:
+        """Require the updates of an open graph, bit for bit, also once the graph is known."""
+        batch = self.batch
+        capture = Capture(batch.model, batch.loss, batch.x, batch.y)
+        state = self.rule.start(capture, seed=self.rule.seed)
+        wanted = self.rule.updates(Task(capture, capture.reference()), state).parameters
+        capture.close()
+        for _ in range(3):
+            self()
+            found = gradients(batch)
+            assert set(found) == set(wanted)
+            assert all(torch.equal(found[name], one) for name, one in wanted.items())
+
+
+def beside_plain(network: Network, device: str, rule: DFA) -> Comparison:
+    """Return the comparison of a training step by a rule with a plain one of the same model."""
+    batch = network.make(device)
+    plain, trained = Plain(batch), Trained(batch, rule)
+    return Comparison(Variant(plain, plain.check), Variant(trained, trained.check))
 
 
 def beside_training(

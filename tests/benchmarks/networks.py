@@ -14,7 +14,7 @@ from alignlab.models.resnet20 import ResNet20
 from alignlab.models.vgg_small import VGGSmall
 from tests.cases import Batch
 
-__all__ = ["NETWORKS", "Network", "Transformer", "loss_of_tokens"]
+__all__ = ["NETWORKS", "SMALL", "Network", "Transformer", "loss_of_tokens"]
 
 CLASSES = 10
 VOCABULARY = 256
@@ -105,6 +105,14 @@ def _tokens() -> tuple[Tensor, Tensor]:
     text = torch.randint(0, VOCABULARY, (8, POSITIONS + 1))
     return text[:, :-1].contiguous(), text[:, 1:].contiguous()
 
+
+SMALL = Network(
+    "MLP 64-64x3-10, batch 32",
+    lambda: MLP(in_features=64, widths=(64, 64, 64), activation="tanh", classes=CLASSES),
+    _images(32, 64),
+    F.cross_entropy,
+    rounds=500,
+)
 
 NETWORKS = {
     "mlp": Network(

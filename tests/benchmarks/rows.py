@@ -8,9 +8,9 @@ from functools import partial
 
 from alignlab.rules import DFA, FA
 from tests.benchmarks._harness import Comparison
-from tests.benchmarks._steps import beside_training
+from tests.benchmarks._steps import beside_plain, beside_training
 from tests.benchmarks.jacobian import jacobian_of_resnet20
-from tests.benchmarks.networks import NETWORKS
+from tests.benchmarks.networks import NETWORKS, SMALL, Network
 from tests.benchmarks.peers import against_biotorch
 from tests.benchmarks.spectra import participation_ratio_of_a_convolution
 
@@ -64,6 +64,16 @@ def _observed(
     return Row(f"{network}-{kind}", title, *bounds, build, NETWORKS[network].rounds)
 
 
+def _trained(name: str, network: Network, bounds: tuple[float, float | None]) -> Row:
+    """Return a row that compares a training step by DFA with a plain one."""
+
+    def build(device: str) -> Comparison:
+        return beside_plain(network, device, DFA())
+
+    work = f"{network.title}: training step by DFA over plain step"
+    return Row(f"{name}-training", work, *bounds, build, network.rounds)
+
+
 def _peer(network: str, target: float, stretch: float) -> Row:
     title = f"{NETWORKS[network].title}: biotorch over alignlab, DFA weight gradients"
     return Row(
@@ -107,6 +117,8 @@ ROWS: Mapping[str, Row] = {
             (1.90, 1.70),
             (_BY_POSITION, FA),
         ),
+        _trained("small", SMALL, (3.0, 2.0)),
+        _trained("mlp", NETWORKS["mlp"], (1.3, 1.1)),
         _peer("mlp", 2.0, 2.5),
         _peer("vgg", 1.4, 1.8),
         Row(
