@@ -8,9 +8,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import measured_modules, own_weights
 from alignlab.engine.capture import Capture, Loss
 from alignlab.engine.forward import called
+from alignlab.engine.modules import measured_modules, own_weights
 from alignlab.engine.one_pass import direct_step
 from alignlab.engine.structure import Structures
 from alignlab.engine.updates import complete, owned

@@ -10,9 +10,9 @@ from typing import Final, final
 import numpy as np
 from torch import Tensor, nn
 
-from alignlab.engine.attach import measured_modules
 from alignlab.engine.comparison import ENTRY
 from alignlab.engine.layout import Layout
+from alignlab.engine.modules import measured_modules
 from alignlab.engine.plan import Direct, Plan, Replaced
 from alignlab.engine.statistics import Flushed
 from alignlab.errors import MeasurementError

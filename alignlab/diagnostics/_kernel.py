@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from alignlab.diagnostics._draws import parameters_by_layer
 from alignlab.diagnostics._pushed import backward_path, clause, why_no_path
 from alignlab.diagnostics._together import fetched
-from alignlab.engine.attach import has_own_weight
 from alignlab.engine.jacobian import Jacobian
+from alignlab.engine.modules import has_own_weight
 from alignlab.errors import MeasurementError
 from alignlab.kernels.cosines import wide
 from alignlab.kernels.rule_kernel import gradient_rows, linear_block

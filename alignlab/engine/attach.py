@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from alignlab.engine.graph import edge_of
-from alignlab.engine.own_map import MEASURED, needs_check, require_own_map
-from alignlab.errors import InputError, MeasurementError
+from alignlab.engine.modules import has_own_weight
+from alignlab.engine.own_map import needs_check, require_own_map
+from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -21,13 +21,8 @@ if TYPE_CHECKING:
     from alignlab.engine.swap import WeightSwap
 
 __all__ = [
-    "MEASURED",
     "Attachment",
     "Call",
-    "has_own_weight",
-    "measured_modules",
-    "own_weights",
-    "plain_name",
 ]
 
 
@@ -74,82 +69,6 @@ class Call(NamedTuple):
         return self.module.weight if has_own_weight(self.module) else None  # type: ignore[return-value]
 
 
-def measured_modules(model: nn.Module, only: Sequence[str] | None = None) -> dict[str, nn.Module]:
-    """Return the modules whose calls are layers, by qualified name.
-
-    Args:
-        model: Any module.
-        only: Names of those that are wanted; None for all. What lies between them is then part
-            of the way from one to the next.
-
-    Raises:
-        InputError: A name is not that of such a module.
-        MeasurementError: The model has none, or has weights without values.
-    """
-    # Multi-head attention takes the weight of its output projection and never calls it.
-    uncalled = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
-    found: dict[str, nn.Module] = {
-        plain_name(name): m
-        for name, m in model.named_modules()
-        if isinstance(m, MEASURED) and m not in uncalled
-    }
-    if not found:
-        msg = (
-            f"{type(model).__name__} has no Linear and no Conv or ConvTranspose module, so there "
-            "is nothing to measure; give the model that holds the layers."
-        )
-        raise MeasurementError(msg)
-    for name, parameter in model.named_parameters():
-        _require_values(name, parameter)
-    if only is None:
-        return found
-    unknown = [name for name in only if name not in found]
-    if unknown or not only:
-        msg = (
-            f"There is no layer {', '.join(unknown) or 'named'} to measure in "
-            f"{type(model).__name__}; its layers are {', '.join(found)}."
-        )
-        raise InputError(msg)
-    return {name: module for name, module in found.items() if name in only}
-
-
-def plain_name(name: str) -> str:
-    """Return a qualified name without what compilation puts into it."""
-    return name.replace("_orig_mod.", "")
-
-
-def has_own_weight(module: nn.Module) -> bool:
-    """Return whether a module's weight is a parameter, not computed from other tensors."""
-    if is_parametrized(module, "weight"):
-        return False
-    return isinstance(module.weight, nn.Parameter)
-
-
-def own_weights(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return the weights that are parameters, detached, by name of the module."""
-    return {
-        name: module.get_parameter("weight").detach()
-        for name, module in modules.items()
-        if has_own_weight(module)
-    }
-
-
-def _require_values(name: str, parameter: Tensor) -> None:
-    if isinstance(parameter, UninitializedParameter):
-        owner = name.rpartition(".")[0]
-        msg = f"The weight of {owner!r} has no shape yet; run one batch through the model first."
-        raise MeasurementError(msg)
-    if parameter.is_meta:
-        msg = (
-            f"The parameter {name!r} is on the meta device and has no values; load or initialise "
-            "the model on a real device (model.to_empty(device=...), then its weights)."
-        )
-        raise MeasurementError(msg)
-    if parameter.layout != torch.strided:
-        msg = f"The parameter {name!r} is stored as {parameter.layout}; make it dense."
-        raise MeasurementError(msg)
-
-
 class _Open(NamedTuple):
     """A module that is running."""
 
@@ -165,7 +84,6 @@ class Attachment:
     Attributes:
         calls: Calls in order.
         without_gradient: Modules that were called where no gradient flows.
-        hooked: Whether a hook of the user's waits for the gradient of an input.
         recomputed: Whether a backward pass ran a module again, as checkpointing does.
         on_call: Told of every call with its input as it ends.
         on_failure: Told what went wrong in a hook, so that the forward pass goes on; without it
@@ -191,7 +109,8 @@ class Attachment:
         """
         self.calls: list[Call] = []
         self.without_gradient: list[str] = []
-        self.hooked = self.recomputed = False
+        self.recomputed = False
+        self._inputs: list[Tensor] = []
         self.on_call, self.on_failure = on_call, on_failure
         self._swap = swap
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -211,8 +130,8 @@ class Attachment:
 
     def __enter__(self) -> Attachment:
         """Place the hooks, and forget what was seen before."""
-        self.calls, self.without_gradient = [], []
-        self.hooked = self.recomputed = False
+        self.calls, self.without_gradient, self.recomputed = [], [], False
+        self._inputs.clear()
         self._count.clear()
         self._handles += [m.register_forward_pre_hook(hook) for m, hook in self._before_calls]
         self._handles += [m.register_forward_hook(hook) for m, hook in self._after_calls]
@@ -230,6 +149,16 @@ class Attachment:
         self._handles.clear()
         self._open.clear()
         self._computed.clear()
+
+    def released(self) -> bool:
+        """Let go of the graph; return whether hooks of the user's wait for gradients of inputs.
+
+        Hooks and attachment hold one another; the graph must not wait for that to be found.
+        """
+        hooked = any(x._backward_hooks for x in self._inputs)
+        self.calls = []
+        self._inputs.clear()
+        return hooked
 
     def _guarded(self, module: nn.Module, action: Callable[..., Any]) -> Any:
         """Return a hook for calls of one module that may fail without breaking off the pass."""
@@ -285,10 +214,11 @@ class Attachment:
                 self.without_gradient.append(name)
                 return None
             fixed = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else None
-            self.hooked = self.hooked or bool(opened.input._backward_hooks)
             call = self._call(name, module, opened, weight, output if fixed is None else fixed)
             self.calls.append(call)
-            if self.on_call is not None:
+            if self.on_call is None:
+                self._inputs.append(opened.input)
+            else:
                 self.on_call(call, opened.input)
             return fixed
 

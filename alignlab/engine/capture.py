@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, own_weights
+from alignlab.engine.attach import Attachment
 from alignlab.engine.direct import Injected, Signals, inject, projected
 from alignlab.engine.evaluation import evaluated
 from alignlab.engine.exchange import Exchange, weight_swap
@@ -18,6 +18,7 @@ from alignlab.engine.forward import called, plainly, require_loss
 from alignlab.engine.graph import refuse_custom_backwards
 from alignlab.engine.layout import Layout
 from alignlab.engine.local import own_gradients, to_entry, to_preactivation
+from alignlab.engine.modules import own_weights
 from alignlab.engine.parameters import parameter_gradients
 from alignlab.engine.prepared import Prepared
 from alignlab.engine.products import refuse_weights_above
@@ -102,12 +103,10 @@ class Capture:
         finally:
             if not keep_state:
                 self.state.restore(model)
-        self.is_hooked: Final = attachment.hooked
         self.without_gradient = tuple(attachment.without_gradient)
         require_loss(self.loss)
         start, calls = self.loss.grad_fn, attachment.calls
-        # Hooks and attachment hold one another; the graph must not wait for that to be found.
-        attachment.calls = []
+        self.is_hooked: Final = attachment.released()
         known = structures.of(start, calls) if structures else Structure()
         known.once("custom", lambda: refuse_custom_backwards(start))
         self.layout = Layout(calls, start, known)

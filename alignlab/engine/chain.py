@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import MEASURED
+from alignlab.engine.own_map import MEASURED
 from alignlab.engine.state import State
 from alignlab.errors import MeasurementError
 

@@ -9,7 +9,8 @@ from typing import Any, Final, final
 
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Call, own_weights, plain_name
+from alignlab.engine.attach import Call
+from alignlab.engine.modules import own_weights, plain_name
 from alignlab.engine.products import (
     Use,
     frozen_uses,

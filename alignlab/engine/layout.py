@@ -8,8 +8,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import MEASURED, Call
+from alignlab.engine.attach import Call
 from alignlab.engine.graph import Segment, reachable_calls, reaches, segments
+from alignlab.engine.own_map import MEASURED
 from alignlab.engine.structure import Structure
 from alignlab.errors import MeasurementError
 from alignlab.sites import Layer

@@ -9,8 +9,9 @@ from typing import Any, Final, final
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from alignlab.engine.attach import Attachment, has_own_weight, measured_modules
+from alignlab.engine.attach import Attachment
 from alignlab.engine.forward import is_compiled
+from alignlab.engine.modules import has_own_weight, measured_modules
 from alignlab.engine.own_map import needs_check
 
 __all__ = ["Prepared"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from alignlab.engine.attach import plain_name
 from alignlab.engine.graph import walk
+from alignlab.engine.modules import plain_name
 from alignlab.errors import MeasurementError
 
 if TYPE_CHECKING:

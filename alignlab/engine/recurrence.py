@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.attach import plain_name
 from alignlab.engine.graph import walk
+from alignlab.engine.modules import plain_name
 from alignlab.engine.products import PRODUCTS, operation, other_uses
 
 if TYPE_CHECKING:

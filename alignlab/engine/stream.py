@@ -9,13 +9,14 @@ from typing import Any, Final, final
 
 from torch import Tensor, nn
 
-from alignlab.engine.attach import Attachment, Call, measured_modules
+from alignlab.engine.attach import Attachment, Call
 from alignlab.engine.comparison import Levels
 from alignlab.engine.exchange import Exchange, weight_swap
 from alignlab.engine.follow import Followed
 from alignlab.engine.forward import is_compiled, plainly
 from alignlab.engine.graph import refuse_custom_backwards
 from alignlab.engine.layout import Layout
+from alignlab.engine.modules import measured_modules
 from alignlab.engine.plan import Direct, Plan, Replaced
 from alignlab.engine.statistics import Flushed
 from alignlab.errors import MeasurementError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from alignlab.engine.attach import plain_name
+from alignlab.engine.modules import plain_name
 from alignlab.errors import InputError, MeasurementError
 from alignlab.feedback import Feedback, generator, unit_draw
 

@@ -199,21 +199,30 @@ def test_what_is_refused_at_first_is_refused_later(turn: str, says: str) -> None
 class Watched(nn.Module):
     """A model that looks at what arrives at an entry, and changes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, late: bool) -> None:
         super().__init__()
+        self.late = late
         self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 4)
         self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.tanh(self.first(x))
-        h.register_hook(lambda g: self.seen.append(g) or 2 * g)  # type: ignore[func-returns-value]
+        if not self.late:
+            h.register_hook(self.look)
         result: Tensor = self.last(h)
+        if self.late:
+            h.register_hook(self.look)
         return result
 
+    def look(self, gradient: Tensor) -> Tensor:
+        self.seen.append(gradient)
+        return 2 * gradient
 
-def test_hooks_at_an_entry_see_what_is_sent(counted: list[int]) -> None:
+
+@pytest.mark.parametrize("late", [False, True])
+def test_hooks_at_an_entry_see_what_is_sent(counted: list[int], *, late: bool) -> None:
     torch.manual_seed(3)
-    model, (x, y) = Watched(), batch()
+    model, (x, y) = Watched(late=late), batch()
     learner = Learner(model, F.cross_entropy, DFA())
     for _ in range(2):
         found = stepped(learner, x, y)
