@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from alignlab.models._parametrisation import parametrised
 
-__all__ = ["Recurrent", "additions", "summed_error"]
+__all__ = ["Recurrent", "additions", "expected", "summed_error"]
 
 LAGS = (2, 5)
+FACTORS = (0.5, -0.25)
 
 
 class Recurrent(nn.Module):
@@ -43,16 +44,20 @@ class Recurrent(nn.Module):
         return torch.cat(outputs, 1)
 
 
-def additions(samples: int, *, steps: int, seed: int) -> tuple[Tensor, Tensor]:
+def additions(
+    samples: int, *, steps: int, seed: int, is_published: bool = False
+) -> tuple[Tensor, Tensor]:
     """Draw sequences of the Add task, y_t = 0.5 + 0.5 x_{t-2} - 0.25 x_{t-5}.
 
-    What lies before the first step is 0. (The published code zeroes sequences in place of steps,
-    so that there the end of a sequence stands before its start.)
+    What lies before the first step is 0. The published code zeroes the first sequences in place
+    of the first steps: the end of every other sequence stands before its start, so that no
+    network can know its first targets.
 
     Args:
         samples: Sequences.
         steps: Of each.
         seed: Of the inputs, which are 0 or 1 with even chances.
+        is_published: Whether the targets are those of the published code.
 
     Returns:
         Inputs and targets, each of shape ``(samples, steps)``.
@@ -65,9 +70,29 @@ def additions(samples: int, *, steps: int, seed: int) -> tuple[Tensor, Tensor]:
     stream = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 2, (samples, steps), generator=stream).float()
     y = torch.full_like(x, 0.5)
-    for lag, factor in zip(LAGS, (0.5, -0.25), strict=True):
-        y[:, lag:] += factor * x[:, :-lag]
+    for lag, factor in zip(LAGS, FACTORS, strict=True):
+        earlier = x.roll(lag, 1)
+        (earlier if is_published else earlier.T)[:lag] = 0.0
+        y += factor * earlier
     return x, y
+
+
+def expected(x: Tensor) -> Tensor:
+    """Return the mean of the published targets given the inputs up to each step.
+
+    Whatever a network learns, it cannot know more of a sequence than this.
+
+    Args:
+        x: Inputs, shape ``(samples, steps)``.
+
+    Returns:
+        Shape ``(samples, steps)``; what lies before the first step counts as one half (our
+        derivation, for sequences that are not zeroed).
+    """
+    y = torch.full_like(x, 0.5)
+    for lag, factor in zip(LAGS, FACTORS, strict=True):
+        y += factor * torch.cat([torch.full_like(x[:, :lag], 0.5), x[:, :-lag]], 1)
+    return y
 
 
 def summed_error(output: Tensor, y: Tensor) -> Tensor:

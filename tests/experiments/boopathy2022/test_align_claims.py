@@ -11,7 +11,12 @@ import torch
 from matplotlib.figure import Figure
 
 from alignlab.experiments.boopathy2022._beside import BesideBackpropagation, changes
-from alignlab.experiments.boopathy2022._recurrent import Recurrent, additions, summed_error
+from alignlab.experiments.boopathy2022._recurrent import (
+    Recurrent,
+    additions,
+    expected,
+    summed_error,
+)
 from alignlab.experiments.boopathy2022._score import (
     alignment_score,
     plain_cosine,
@@ -19,7 +24,6 @@ from alignlab.experiments.boopathy2022._score import (
     shuffled,
 )
 from alignlab.experiments.boopathy2022._setting import network, squared_error
-from alignlab.experiments.boopathy2022.add_task import expected_losses
 from alignlab.rules import BP
 from alignlab.training import Recipe, train
 from tests.experiments.short_runs import outcome
@@ -30,6 +34,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "score_by_width": {"widths": (8, 1024), "epochs": 1, "batch_size": 720, "seeds": 1},
     "few_samples": {"width": 12, "epochs": 2, "seeds": 1},
     "add_task": {"units": (4, 6), "train": 50, "epochs": 2, "seeds": 1},
+    "causal_add_task": {"units": (6,), "train": 50, "epochs": 2, "seeds": 1},
 }
 
 EXACT: dict[str, dict[str, Any]] = {
@@ -106,12 +111,32 @@ def _by_the_initial_jacobian(x: torch.Tensor, y: torch.Tensor, recipe: Recipe) -
     return sums
 
 
-def test_constants_lose_on_the_add_task_what_the_closed_form_says() -> None:
-    _, y = additions(40_000, steps=20, seed=0)
-    half, constant = expected_losses(20)
-    for value, expected in ((0.5, half), (float(y.mean()), constant)):
-        found = float(summed_error(torch.full_like(y, value), y))
-        assert found == pytest.approx(expected, rel=0.02)
+# Of 0.5 x - 0.25 x' with even coins the second moment is 3/32, the mean 1/8 and the variance 5/64.
+@pytest.mark.parametrize(
+    ("is_published", "half", "mean", "unknown"),
+    [
+        (True, 20 * 3 / 32, 20 / 8, 2 * 5 / 64 + 3 / 64),
+        (False, 15 * 3 / 32 + 3 / 8, 15 / 8 + 3 / 4, 0.0),
+    ],
+)
+def test_guesses_lose_on_the_add_task_what_the_closed_form_says(
+    half: float, mean: float, unknown: float, *, is_published: bool
+) -> None:
+    x, y = additions(40_000, steps=20, seed=0, is_published=is_published)
+    known = expected(x) if is_published else y
+    for guess, loss in (
+        (torch.tensor(0.5), half),
+        (y.mean(), half - 20 * (mean / 20) ** 2),
+        (known, unknown),
+    ):
+        assert float(summed_error(guess.expand_as(y), y)) == pytest.approx(loss, rel=0.02)
+
+
+def test_the_published_targets_miss_steps_before_the_start_and_whole_sequences() -> None:
+    x, y = additions(6, steps=8, seed=0, is_published=True)
+    for s, t in ((0, 7), (3, 1), (5, 0), (5, 7)):
+        two, five = (float(x[s, t - lag]) if s >= lag else 0.0 for lag in (2, 5))
+        assert float(y[s, t]) == pytest.approx(0.5 + 0.5 * two - 0.25 * five)
 
 
 def test_a_step_of_the_recurrent_network_is_the_formula() -> None:
