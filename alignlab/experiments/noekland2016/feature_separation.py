@@ -81,10 +81,11 @@ class FeatureSeparation(Claim):
     }
     full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
-        "Top: scatter between classes over scatter within them on test samples, input (0) and "
-        "hidden layers, mean over seeds with 95% interval. Below: t-SNE maps of 360 test samples "
-        "in the same layers, first seed, colours are classes. Tanh, binary cross-entropy, "
-        "RMSprop; DFA from zero with uniform feedback, the others from torch's start."
+        "Top: separation, scatter between classes over scatter within them, on test samples, "
+        "input (0) and hidden layers, mean over seeds with 95% interval. Below: t-SNE maps of 360 "
+        "test samples in the same layers, first seed, colours are classes. Tanh, binary "
+        "cross-entropy, RMSprop; DFA from zero with uniform feedback, the others from torch's "
+        "start."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -150,7 +151,7 @@ class FeatureSeparation(Claim):
             curve(above, layers, values, label=rule, color=COLOURS[rule], marker=".")
         above.set_xticks(layers)
         above.set_xlabel("layer (0: input)")
-        above.set_ylabel("scatter between\nover within classes (1)")
+        above.set_ylabel("separation\nof classes (1)")
         for rule in ("bp", "dfa"):
             one = chosen(results, rule=rule, seed=0).isel(run=0)
             for k in layers:
