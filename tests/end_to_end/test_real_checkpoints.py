@@ -88,7 +88,8 @@ def test_the_accuracy_on_the_measured_samples_is_the_stated_one(name: str) -> No
 
 @each_network
 def test_a_file_without_feedback_observes_nothing_of_dfa_and_all_of_its_signs(name: str) -> None:
-    found = analysed(name, samples=40, preset="core", rules=["dfa", "usf"])
+    measured = ["error-signal", "weight-gradient", "validity"]
+    found = analysed(name, samples=40, diagnostics=measured, rules=["dfa", "usf"])
     store.validate(found)
     assert found["measurement_status"].item() == "valid"
     origins = dict(zip(found["rule"].values, found["feedback_origin"].values, strict=True))
@@ -137,7 +138,8 @@ def test_the_resnet_is_measured_with_the_diagnostics_of_convolutions() -> None:
 
 
 def test_attention_in_one_module_lies_between_the_layers_around_it() -> None:
-    found = analysed("vit_agentzz.pth", samples=32, diagnostics=["validity"])
+    options = {"model": f"{BUILDERS}:vit", "rename": {}}
+    found = analysed("vit_agentzz.pth", samples=32, diagnostics=["validity"], **options)
     assert found["measurement_status"].item() == "valid"
     assert "encoder.0.attn.in_proj_weight" in found.attrs["weights_outside_layers"]
 
