@@ -193,19 +193,19 @@ class Learner:
             if self._state is None or rule.is_derived:
                 self._state = rule.start(capture, seed=self._seed)
             if isinstance(rule, DirectRule) and only_direct:
-                parameters = direct_step(
+                updates = direct_step(
                     *(capture, self._state),
                     sent=lambda error: rule.sent(error, y),
                     granularity=rule.granularity,
                 )
-                return capture.loss.detach(), parameters
-            true = capture.reference(parameters=not rule.has_signals)
-            task = Task(capture, true)
-            found = complete(rule.updates(task, self._state), self.model, rule=rule.label)
-            self._state = self._state if found.state is None else found.state
+            else:
+                true = capture.reference(parameters=not rule.has_signals)
+                task = Task(capture, true)
+                found = complete(rule.updates(task, self._state), self.model, rule=rule.label)
+                self._state = self._state if found.state is None else found.state
+                updates = {name: one.detach().clone() for name, one in found.parameters.items()}
             if type(rule).followed is not Rule.followed:
                 self._before = _copied(self.model)
-            updates = {name: one.detach().clone() for name, one in found.parameters.items()}
             return capture.loss.detach(), updates
         finally:
             capture.close()

@@ -16,9 +16,10 @@ from alignlab.engine import one_pass
 from alignlab.engine.attach import Call
 from alignlab.engine.capture import Capture
 from alignlab.errors import MeasurementError
+from alignlab.feedback import as_tensor
 from alignlab.learner import Learner
 from alignlab.rules import DFA, DRTP, FA, Task
-from alignlab.rules._base import Rule
+from alignlab.rules._base import Rule, State
 
 
 def chain() -> nn.Sequential:
@@ -251,6 +252,32 @@ def test_a_buffer_that_changes_while_it_is_needed_is_kept() -> None:
     wanted = open_graph(model, learner.rule, learner.state, x, y)
     require_equal(stepped(learner, x, y), wanted)
     assert torch.equal(model.gain, torch.full((8,), 2.0))
+
+
+class Faded(DFA):
+    """Feedback that halves whenever the weights have moved."""
+
+    def followed(
+        self, state: State, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    ) -> State:
+        del before, after
+        return {name: 0.5 * as_tensor(each) for name, each in state.items()}
+
+
+def test_feedback_that_follows_the_weights_follows_steps_of_one_pass(counted: list[int]) -> None:
+    torch.manual_seed(8)
+    model, (x, y) = chain().eval(), batch()
+    learner = Learner(model, F.cross_entropy, Faded())
+    sizes = []
+    for _ in range(3):
+        stepped(learner, x, y)
+        assert learner.state is not None
+        sizes.append(float(sum(as_tensor(each).norm() for each in learner.state.values())))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.sub_(0.1 * p.grad)
+    assert len(counted) == 2
+    assert sizes == pytest.approx([sizes[0], sizes[0] / 2, sizes[0] / 4])
 
 
 def test_a_copy_of_a_learner_trains_its_own_model() -> None:
