@@ -33,7 +33,7 @@ def of_fields(output: Any, target: Tensor) -> Tensor:
 
 def of_tokens(output: Tensor, target: Tensor) -> Tensor:
     """Return the cross-entropy of every token but a masked one in three."""
-    places = torch.arange(output.shape[1])
+    places = torch.arange(output.shape[1], device=target.device)
     wanted = (target[:, None] + places) % output.shape[2]
     wanted = wanted.masked_fill((target[:, None] + places) % 3 == 2, -100)
     return functional.cross_entropy(output.transpose(1, 2), wanted)
@@ -49,7 +49,8 @@ def variational(output: tuple[Tensor, Tensor, Tensor], target: Tensor) -> Tensor
 def contrastive(output: tuple[Tensor, Tensor], target: Tensor) -> Tensor:
     """Return how badly each view finds its other among the batch."""
     one, other = (functional.normalize(view, dim=1) for view in output)
-    return functional.cross_entropy(one @ other.T / 0.5, torch.arange(len(target)))
+    own = torch.arange(len(target), device=target.device)
+    return functional.cross_entropy(one @ other.T / 0.5, own)
 
 
 LOSSES: dict[str, Loss] = {

@@ -122,7 +122,7 @@ class Noisy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.first(x)) * (1.0 + random.random())
         h = h + float(np.random.normal())  # noqa: NPY002
-        return self.last(torch.relu(self.second(h)) + 0.1 * torch.randn(len(x), 5))
+        return self.last(torch.relu(self.second(h)) + 0.1 * torch.randn(len(x), 5, device=x.device))
 
 
 def frozen() -> nn.Module:

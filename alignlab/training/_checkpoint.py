@@ -15,6 +15,7 @@ from alignlab.feedback import Feedback, digest, encoded
 from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule
 from alignlab.rules._drawn import DrawnFeedback
 from alignlab.rules._wrapping import feedback_seed
+from alignlab.training._steps import host_state
 
 __all__ = ["Best", "Training", "restore_best", "save_checkpoint"]
 
@@ -130,7 +131,7 @@ def save_checkpoint(
         if feedback:
             ours["feedback"] = encoded(training.feedback)
     draft = path.with_name(f".{path.name}.part")
-    torch.save({"model": model.state_dict(), "alignlab": ours}, draft)
+    torch.save({"model": host_state(model), "alignlab": ours}, draft)
     return draft.replace(path)
 
 

@@ -23,7 +23,7 @@ from alignlab.training._held import evaluated, is_out_of_patience, least
 from alignlab.training._random import undisturbed
 from alignlab.training._recipe import Recipe
 
-__all__ = ["Moment", "Steps"]
+__all__ = ["Moment", "Steps", "host_state"]
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,10 @@ class Steps:
         number = len(self.held_losses)
         if self.recipe.patience is None or least(self.held_losses) != number - 1:
             return
-        state = self.learner.model.state_dict().items()
         self.best = {
             "epoch": number,
             "step": self.step,
-            "weights": deepcopy({k: v.cpu() if isinstance(v, Tensor) else v for k, v in state}),
+            "weights": deepcopy(host_state(self.learner.model)),
             "feedback": deepcopy(encoded(self.learner.feedback)),
         }
 
@@ -242,6 +241,15 @@ class Steps:
         if self.recipe.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def host_state(model: nn.Module) -> dict[str, Any]:
+    """Return the state of a model on the host, so that a file of it can be read anywhere.
+
+    Tensors that are on the host already are the model's own.
+    """
+    state = model.state_dict().items()
+    return {name: one.cpu() if isinstance(one, Tensor) else one for name, one in state}
 
 
 def _plain(value: Any, name: str) -> Any:
