@@ -102,7 +102,9 @@ def invalid_reference(ds: xr.Dataset) -> str:
 
 
 def reference(ds: xr.Dataset) -> list[str]:
-    """Return the sentence on how the reference checked itself."""
+    """Return the sentence on how the reference checked itself, or that it did not."""
+    if rules(ds) and "reference_check" not in ds.variables:
+        return ["No check of the reference gradient was recorded (diagnostic validity)."]
     error, check = number(ds, "reference_check_error"), text(ds, "reference_check")
     if math.isnan(error) or not check:
         return []

@@ -143,6 +143,17 @@ def test_a_reference_that_does_not_agree_is_a_warning(check: str) -> None:
     assert not any("agrees with" in sentence for sentence in said.paragraph)
 
 
+def test_that_the_reference_was_not_checked_is_said_where_it_agreed_otherwise() -> None:
+    checked = "The reference agrees with a directional difference of the loss"
+    missing = "No check of the reference gradient was recorded (diagnostic validity)."
+    ds = believable()
+    names = [each for each in ds.data_vars if str(each).startswith("reference_check")]
+    for said, expected in ((answer(ds), checked), (answer(ds.drop_vars(names)), missing)):
+        about = [each for each in said.paragraph if "reference" in each.lower()]
+        assert len(about) == 1
+        assert about[0].startswith(expected)
+
+
 def test_a_replay_without_proof_is_a_warning() -> None:
     ds = put(believable(), "feedback_origin", "replayed, unverified", rule="dfa")
     assert "The feedback of dfa was replayed from seed 0" in answer(ds).warnings[0]
