@@ -13,10 +13,10 @@ from alignlab.engine.forward import called
 from alignlab.engine.modules import measured_modules, own_weights
 from alignlab.engine.one_pass import direct_step
 from alignlab.engine.structure import Structures
-from alignlab.engine.updates import complete, owned
+from alignlab.engine.updates import Updates, complete, owned
 from alignlab.errors import InputError
 from alignlab.feedback import Feedback, decoded, encoded
-from alignlab.rules._base import DirectRule, Rule, State
+from alignlab.rules._base import DirectRule, ReplacedWeightRule, Rule, State
 from alignlab.rules._observed import ObservedRule
 from alignlab.rules._signs import SignConcordantRule
 from alignlab.rules._task import Task
@@ -199,9 +199,7 @@ class Learner:
                     granularity=rule.granularity,
                 )
             else:
-                true = capture.reference(parameters=not rule.has_signals)
-                task = Task(capture, true)
-                found = complete(rule.updates(task, self._state), self.model, rule=rule.label)
+                found = complete(self._found(capture, rule), self.model, rule=rule.label)
                 self._state = self._state if found.state is None else found.state
                 updates = {name: one.detach().clone() for name, one in found.parameters.items()}
             if type(rule).followed is not Rule.followed:
@@ -209,6 +207,15 @@ class Learner:
             return capture.loss.detach(), updates
         finally:
             capture.close()
+
+    def _found(self, capture: Capture, rule: Rule) -> Updates:
+        """Return what the rule yields; the true gradients are had where it may look at them."""
+        assert self._state is not None
+        only_replaces = type(rule).updates is ReplacedWeightRule.updates
+        if isinstance(rule, ReplacedWeightRule) and only_replaces:
+            return capture.replaced(rule.acting(self._state), parameters=True)
+        true = capture.reference(parameters=not rule.has_signals)
+        return rule.updates(Task(capture, true), self._state)
 
     def _follow(self) -> None:
         """Let the state follow the step that the optimizer has made since, if it has made one.

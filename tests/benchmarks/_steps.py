@@ -10,7 +10,7 @@ from torch import Tensor
 from alignlab.engine.capture import Capture
 from alignlab.learner import Learner
 from alignlab.probe import Probe
-from alignlab.rules import DFA
+from alignlab.rules import DFA, FA
 from alignlab.rules._base import Rule
 from alignlab.rules._task import Task
 from alignlab.schedules import every
@@ -114,10 +114,10 @@ class Trained:
 
     Args:
         batch: Model, loss and batch.
-        rule: Sends the error directly.
+        rule: Draws its feedback from its own seed.
     """
 
-    def __init__(self, batch: Batch, rule: DFA) -> None:
+    def __init__(self, batch: Batch, rule: DFA | FA) -> None:
         self.batch, self.rule = batch, rule
         self.learner = Learner(batch.model, batch.loss, rule)
 
@@ -139,7 +139,7 @@ class Trained:
             assert all(torch.equal(found[name], one) for name, one in wanted.items())
 
 
-def beside_plain(network: Network, device: str, rule: DFA) -> Comparison:
+def beside_plain(network: Network, device: str, rule: DFA | FA) -> Comparison:
     """Return the comparison of a training step by a rule with a plain one of the same model."""
     batch = network.make(device)
     plain, trained = Plain(batch), Trained(batch, rule)

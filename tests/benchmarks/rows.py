@@ -64,14 +64,16 @@ def _observed(
     return Row(f"{network}-{kind}", title, *bounds, build, NETWORKS[network].rounds)
 
 
-def _trained(name: str, network: Network, bounds: tuple[float, float | None]) -> Row:
-    """Return a row that compares a training step by DFA with a plain one."""
+def _trained(
+    network: Network, name: str, bounds: tuple[float, float | None], rule: DFA | FA
+) -> Row:
+    """Return a row that compares a training step by a rule with a plain one."""
 
     def build(device: str) -> Comparison:
-        return beside_plain(network, device, DFA())
+        return beside_plain(network, device, rule)
 
-    work = f"{network.title}: training step by DFA over plain step"
-    return Row(f"{name}-training", work, *bounds, build, network.rounds)
+    work = f"{network.title}: training step by {rule.name.upper()} over plain step"
+    return Row(name, work, *bounds, build, network.rounds)
 
 
 def _peer(network: str, target: float, stretch: float) -> Row:
@@ -117,8 +119,10 @@ ROWS: Mapping[str, Row] = {
             (1.90, 1.70),
             (_BY_POSITION, FA),
         ),
-        _trained("small", SMALL, (3.0, 2.0)),
-        _trained("mlp", NETWORKS["mlp"], (1.3, 1.1)),
+        _trained(SMALL, "small-training", (3.0, 2.0), DFA()),
+        _trained(NETWORKS["mlp"], "mlp-training", (1.3, 1.1), DFA()),
+        _trained(SMALL, "small-fa-training", (4.5, 3.0), FA()),
+        _trained(NETWORKS["mlp"], "mlp-fa-training", (1.4, 1.2), FA()),
         _peer("mlp", 2.0, 2.5),
         _peer("vgg", 1.4, 1.8),
         Row(

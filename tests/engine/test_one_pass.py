@@ -18,7 +18,7 @@ from alignlab.engine.capture import Capture
 from alignlab.errors import MeasurementError
 from alignlab.feedback import as_tensor
 from alignlab.learner import Learner
-from alignlab.rules import DFA, DRTP, FA, Task
+from alignlab.rules import BRSF, DFA, DRTP, FA, KP, USF, Task
 from alignlab.rules._base import Rule, State
 
 
@@ -112,6 +112,33 @@ def test_a_step_yields_what_an_open_graph_does(
             for p in model.parameters():
                 p.sub_(0.1 * p.grad)
     assert len(counted) == (3 if is_tree else 0)
+
+
+@pytest.mark.parametrize("rule", [FA(), FA(distribution="sign"), USF(), BRSF(), KP()])
+@pytest.mark.parametrize("build", [chain, images, Joined])
+def test_a_step_by_other_weights_yields_what_an_open_graph_does(
+    build: Callable[[], nn.Module], rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = build()
+    learner = Learner(model, F.cross_entropy, rule)
+    for number in range(3):
+        x, y = batch()
+        torch.manual_seed(number)
+        capture = Capture(model, F.cross_entropy, x, y)
+        true, state = capture.reference(), learner.state
+        if not number or rule.is_derived:
+            state = rule.at_step(number).start(capture, seed=0)
+        wanted = rule.updates(Task(capture, true), state).parameters
+        capture.close()
+        torch.manual_seed(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(Task, "__init__", _never)
+            require_equal(stepped(learner, x, y), wanted)
+
+
+def _never(*_: Any, **__: Any) -> None:
+    pytest.fail("the true gradients were computed")
 
 
 def _frozen(model: nn.Sequential) -> None:
