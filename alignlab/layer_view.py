@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alignlab.engine.updates import Updates
 from alignlab.kernels.beside import Beside, beside, products
+from alignlab.kernels.cosines import scaled, wide
 from alignlab.kernels.positions import PositionProducts, shares_positions
 from alignlab.sites import ENTRY, Layer
 
@@ -76,7 +77,7 @@ class LayerView:
         self._fold = fold
         self._beside: dict[str, Beside] = {}
         self._products: tuple[Tensor, Tensor, Tensor] | None = None
-        self._of_samples: Tensor | None = None
+        self._of_samples: tuple[Tensor, Tensor] | None = None
 
     def site(self, name: str) -> Tensor | None:
         """Return the signal at a site, one row per sample, or None where there is none."""
@@ -151,21 +152,26 @@ class LayerView:
         return rows @ rows.T if len(rows) <= min(rows.shape[1], _MOST_ROWS) else None
 
     def weight_energy(self, true: LayerView) -> Tensor | None:
-        """Return the squared norm of a redraw's weight gradient, in the signal's own precision.
+        """Return the squared norm of a redraw's weight gradient, formed in its own precision.
 
         Args:
             true: The layer under backpropagation.
 
         Returns:
-            Scalar; None where the weight does not learn.
+            Scalar, float64; None where the weight does not learn.
         """
         if true.gradients[0] is None or self.preactivation is None:
             return None
         found = self._sample_products(true)
         if found is not None:
-            return found.sum()
+            inner, size = found
+            return wide(inner.sum()) * size.square()
         weight = self.gradients[0]
-        return None if weight is None else torch.linalg.vector_norm(weight).square()
+        if weight is None:
+            return None
+        near_one, size = scaled(weight.reshape(1, -1))
+        energy: Tensor = (wide(torch.linalg.vector_norm(near_one)) * size[0]).square()
+        return energy
 
     def energy_across_halves(self, true: LayerView) -> Tensor | None:
         """Return the product of a redraw's weight gradients of the two halves of the samples.
@@ -174,28 +180,34 @@ class LayerView:
             true: The layer under backpropagation.
 
         Returns:
-            Scalar, in the signal's own precision; None where the weight does not learn.
+            Scalar, float64; None where the weight does not learn.
         """
         if true.gradients[0] is None or self.preactivation is None:
             return None
         found = self._sample_products(true)
         if found is not None:
-            in_first = self._fold.to(found).repeat_interleave(len(found) // len(self._fold))
-            return in_first @ found @ (1.0 - in_first)
+            inner, size = found
+            in_first = self._fold.to(inner).repeat_interleave(len(inner) // len(self._fold))
+            return wide(in_first @ inner @ (1.0 - in_first)) * size.square()
         halves = self.weight_halves
-        return None if halves is None else torch.dot(halves[0].flatten(), halves[1].flatten())
+        if halves is None:
+            return None
+        one, other = (scaled(half.reshape(1, -1)) for half in halves)
+        return wide(torch.dot(one[0][0], other[0][0])) * one[1][0] * other[1][0]
 
-    def _sample_products(self, true: LayerView) -> Tensor | None:
+    def _sample_products(self, true: LayerView) -> tuple[Tensor, Tensor] | None:
         r"""Return products of the weight gradients of single inputs of a Linear layer.
 
-        They are :math:`\langle\delta_i, \delta_j\rangle \langle x_i, x_j\rangle`.
+        They are :math:`\langle\delta_i, \delta_j\rangle \langle x_i, x_j\rangle` times the square
+        of the second number, a float64 scalar, so that small ones do not vanish.
         """
         if true.input_products is None:
             return None
         if self._of_samples is None:
             assert self.preactivation is not None
-            rows = self.preactivation.flatten(0, -2)
-            self._of_samples = true.input_products * (rows @ rows.T)
+            near_one, size = scaled(self.preactivation.reshape(1, -1))
+            rows = near_one.reshape(self.preactivation.shape).flatten(0, -2)
+            self._of_samples = true.input_products * (rows @ rows.T), size[0]
         return self._of_samples
 
     @cached_property

@@ -92,6 +92,7 @@ class Adjoint:
 
     Attributes:
         rows: T in the shape of the entry with its samples; with one sample, which is that of all.
+            Of a size of about one, so that products do not vanish in float32.
         factors: By which every sample is multiplied, shape ``(n_samples,)``; None for 1.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alignlab.diagnostics._feedback import MOST_ERRORS
 from alignlab.diagnostics._together import fetched
 from alignlab.kernels.convolution import CONVOLUTIONS
+from alignlab.kernels.cosines import wide
 from alignlab.kernels.layers import transposed
 
 if TYPE_CHECKING:
@@ -69,5 +70,5 @@ def _missed(snapshot: Snapshot, layer: Layer, readers: Sequence[Layer]) -> Tenso
         shape = capture.input_of(reader).shape
         brought = transposed(capture.module_of(reader), signal, capture.weight_of(reader), shape)
         rebuilt = rebuilt + brought.reshape(true.shape)
-    result: Tensor = (rebuilt - true).norm() / true.norm()
+    result: Tensor = wide(rebuilt - true).norm() / wide(true).norm()
     return result

@@ -104,7 +104,7 @@ class CrossBatchGradient(AlignmentDiagnostic):
     def energies(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Tensor]:
         """Return the product of the two halves of the approximate gradient."""
         energy = approximate.energy_across_halves(true)
-        return {} if energy is None else {_KEY: wide(energy)}
+        return {} if energy is None else {_KEY: energy}
 
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
         """Return T: the linear map of the layer's input with the true gradient of the others."""
@@ -112,7 +112,8 @@ class CrossBatchGradient(AlignmentDiagnostic):
         weight, halves = true.gradients[0], true.weight_halves
         if weight is None or halves is None or _KEY not in energies:
             return {}
-        first, second = (half / weight.norm() for half in halves)
+        norm = wide(weight).norm()
+        first, second = ((wide(half) / norm).to(half) for half in halves)
         own = torch.dot(wide(first).flatten(), wide(second).flatten())
         module, x = true.capture.module_of(true.layer), true.capture.input_of(true.layer)
         images = [linear_part(module, x, half) for half in (first, second)]

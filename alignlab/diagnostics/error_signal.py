@@ -17,7 +17,7 @@ from alignlab.diagnostics._base import (
     Variable,
 )
 from alignlab.kernels.beside import Beside, angle_beside
-from alignlab.kernels.cosines import cosine, wide
+from alignlab.kernels.cosines import cosine, scaled, wide
 from alignlab.layer_view import LayerView
 from alignlab.sites import ENTRY, SITES
 
@@ -136,10 +136,12 @@ class ErrorSignal(AlignmentDiagnostic):
         for site in SITES:
             rows = approximate.site(site)
             if rows is not None:
-                energies = wide(torch.linalg.vector_norm(rows, dim=1)).square()
+                near_one, size = scaled(rows)
+                norms = wide(torch.linalg.vector_norm(near_one.flatten(1), dim=1)) * size
+                energies = norms.square()
                 result["cosine_error_signal", site] = energies
                 result["cosine_error_signal_flat", site] = energies.sum()
-                result["cosine_mean_error_signal", site] = wide(rows.mean(0).square().sum())
+                result["cosine_mean_error_signal", site] = wide(rows.mean(0)).square().sum()
         return result
 
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
@@ -150,12 +152,13 @@ class ErrorSignal(AlignmentDiagnostic):
             found = true.beside(true, site)
             assert rows is not None
             assert found is not None
+            rows, size = scaled(rows)
             defined = found.first > 0
             roots = energies["cosine_error_signal", site].to(found.first.device).sqrt()
-            per_sample = torch.where(defined & (roots > 0), 1.0 / (found.first * roots), 0.0)
+            per_sample = torch.where(defined & (roots > 0), size / (found.first * roots), 0.0)
             result["cosine_error_signal", site] = Adjoint(rows, per_sample / defined.sum())
             flat = 1.0 / (found.first.norm() * energies["cosine_error_signal_flat", site].sqrt())
-            result["cosine_error_signal_flat", site] = Adjoint(rows, flat.expand_as(found.first))
+            result["cosine_error_signal_flat", site] = Adjoint(rows, flat * size)
             mean = found.mean_first / found.mean_first.norm() / len(rows)
             mean = mean / energies["cosine_mean_error_signal", site].sqrt()
             result["cosine_mean_error_signal", site] = Adjoint(mean.to(rows).unsqueeze(0))
@@ -171,7 +174,8 @@ class ErrorSignal(AlignmentDiagnostic):
             rows, found = true.site(site), true.beside(true, site)
             if rows is None or found is None or (site != ENTRY and true.local.mixes_samples):
                 continue
-            factors = torch.where(found.first > 0, 1.0 / found.first, 0.0)
+            rows, size = scaled(rows)
+            factors = torch.where(found.first > 0, size / found.first, 0.0)
             adjoint = {("descent_rate", site): Adjoint(rows, factors)}
             result |= adjoint if site == ENTRY else _through(true, adjoint)
         return result
@@ -216,7 +220,7 @@ def _compared(found: Beside) -> dict[str, Comparison]:
 
 def _through(true: LayerView, adjoints: Mapping[Key, Adjoint]) -> dict[Key, Adjoint]:
     """Carry tensors from the pre-activation to the entry, equal ones once."""
-    carried: list[tuple[Tensor, Tensor]] = []
+    carried: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
     result = {}
     for key, adjoint in adjoints.items():
         rows, factors = adjoint.rows, adjoint.factors
@@ -224,8 +228,9 @@ def _through(true: LayerView, adjoints: Mapping[Key, Adjoint]) -> dict[Key, Adjo
             rows, factors = rows * factors.unsqueeze(1).to(rows), None
         known = [at_entry for given, at_entry in carried if given is rows]
         if not known:
-            carried.append((rows, true.to_entry(rows)))
-        result[key] = Adjoint(known[0] if known else carried[-1][1], factors)
+            carried.append((rows, scaled(true.to_entry(rows))))
+        at_entry, size = known[0] if known else carried[-1][1]
+        result[key] = Adjoint(at_entry, size if factors is None else size * factors)
     return result
 
 

@@ -16,7 +16,7 @@ from alignlab.diagnostics._base import (
     Reading,
     Variable,
 )
-from alignlab.kernels.cosines import cosine, is_rounding, wide
+from alignlab.kernels.cosines import cosine, is_rounding, unit, wide
 from alignlab.kernels.layers import linear_part
 from alignlab.layer_view import LayerView
 
@@ -123,7 +123,7 @@ class WeightGradient(AlignmentDiagnostic):
         result: dict[Key, Tensor] = {}
         energy = approximate.weight_energy(true)
         if energy is not None:
-            result["cosine_weight_gradient", ""] = wide(energy)
+            result["cosine_weight_gradient", ""] = energy
         signal = approximate.preactivation
         if true.gradients[1] is not None and signal is not None:
             axis = 1 if true.layer.is_convolution else -1
@@ -142,11 +142,11 @@ class WeightGradient(AlignmentDiagnostic):
         weight, bias = true.gradients
         tangents: dict[Key, Tensor] = {}
         if weight is not None:
-            tangents["cosine_weight_gradient", ""] = linear_part(module, x, weight / weight.norm())
+            tangents["cosine_weight_gradient", ""] = linear_part(module, x, unit(weight))
         if bias is not None:
             shape = [1] * true.preactivation.dim()
             shape[1 if true.layer.is_convolution else -1] = -1
-            row = (bias / bias.norm()).reshape(shape)
+            row = unit(bias).reshape(shape)
             tangents["cosine_bias_gradient", ""] = row.expand(1, *true.layer.shape)
         result = {}
         for key, tangent in tangents.items():

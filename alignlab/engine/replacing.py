@@ -54,7 +54,9 @@ class Ways:
         """
         expected = self._expected.pop((place, index), None)
         if expected is not None:
-            gap = (true - expected).norm() / true.norm()
+            # Squares of what has vanished would be zero.
+            size = true.abs().amax()
+            gap = ((true - expected) / size).norm() / (true / size).norm()
             self._gaps.append((plan.name_of(place, index), gap))
 
     def require_one(self) -> None:

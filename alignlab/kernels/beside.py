@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,9 @@ class Beside:
     """What two signals of the same samples say of each other, float64.
 
     Attributes:
-        products: Inner product of every sample, shape ``(n_samples,)``.
-        first: Norms of the first signal's samples, likewise.
+        products: Inner product of every sample, shape ``(n_samples,)``; 0 where a norm is.
+        first: Norms of the first signal's samples, likewise; 0 below the smallest normal number of
+            the signal's type, where what is left of the digits shows no direction.
         second: Those of the second.
         mean_first: Mean of the first signal over samples, shape ``(n,)``.
         mean_second: That of the second.
@@ -76,12 +77,31 @@ def beside(first: Tensor, second: Tensor) -> Beside:
         parts.append(((one * other).sum(1), *norms))
         totals = [one.sum(0), other.sum(0)]
         sums = totals if not sums else [a + b for a, b in zip(sums, totals, strict=True)]
-    found = [torch.cat(each) for each in zip(*parts, strict=True)]
+    inner, *sizes = [torch.cat(each) for each in zip(*parts, strict=True)]
+    found = _where_known(inner, sizes, [_smallest(each) for each in (first, second)])
     return Beside(*found, *(each / max(len(first), 1) for each in sums))
+
+
+def _smallest(signal: Tensor) -> float:
+    """Return the smallest number that the signal's type holds with all its digits."""
+    return float(torch.finfo(signal.dtype).tiny)
+
+
+def _where_known(
+    product: Tensor, sizes: Sequence[Tensor], least: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a product and two sizes, with zeros where a size is too small for a direction."""
+    known = [~(size < bound) for size, bound in zip(sizes, least, strict=True)]
+    one, other = (
+        torch.where(is_known, size, 0.0) for is_known, size in zip(known, sizes, strict=True)
+    )
+    return torch.where(known[0] & known[1], product, 0.0), one, other
 
 
 def products(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the inner product of two tensors and their squared norms, scalars in float64.
+
+    Those of a tensor that is too small to show a direction are 0, as in ``Beside``.
 
     Args:
         first: Any shape.
@@ -101,8 +121,8 @@ def products(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             )
         )
     ]
-    product, first_energy, second_energy = torch.stack(parts).sum(0)
-    return product, first_energy, second_energy
+    product, *energies = torch.stack(parts).sum(0)
+    return _where_known(product, energies, [_smallest(each) ** 2 for each in (first, second)])
 
 
 def angle_beside(first: Tensor, second: Tensor, found: Beside) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["angle", "cosine", "flat", "inner", "is_rounding", "norm", "wide"]
+__all__ = ["angle", "cosine", "flat", "inner", "is_rounding", "norm", "scaled", "unit", "wide"]
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -57,6 +57,38 @@ def norm(tensor: Tensor) -> Tensor:
         Shape ``(...)``, float64.
     """
     result: Tensor = torch.linalg.vector_norm(wide(tensor), dim=-1)
+    return result
+
+
+def scaled(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide every sample by its largest entry, so that squares and products do not vanish.
+
+    Args:
+        tensor: Shape ``(n_samples, ...)``, of any size that its type can hold.
+
+    Returns:
+        The tensor with largest entries of one, and what they were, shape ``(n_samples,)``, float64;
+        samples that are zero stay as they are, with one.
+
+    Example:
+        >>> scaled(torch.tensor([[1e-30, 2e-30], [0.0, 0.0]]))
+        (tensor([[0.5000, 1.0000],
+                [0.0000, 0.0000]]), tensor([2.0000e-30, 1.0000e+00], dtype=torch.float64))
+    """
+    size = tensor.flatten(1).abs().amax(1)
+    size = torch.where(size > 0, size, 1.0)
+    return tensor / size.reshape(-1, *[1] * (tensor.dim() - 1)), wide(size)
+
+
+def unit(tensor: Tensor) -> Tensor:
+    """Return a tensor over its norm, which is had in float64; NaN where that is zero.
+
+    Example:
+        >>> unit(torch.tensor([3e-30, 4e-30]))
+        tensor([0.6000, 0.8000])
+    """
+    values = wide(tensor)
+    result: Tensor = (values / values.norm()).to(tensor)
     return result
 
 

@@ -69,6 +69,20 @@ def test_samples_without_a_direction_have_no_cosine() -> None:
     assert torch.isnan(angle_beside(first, 0.0 * second, beside(first, 0.0 * second)))
 
 
+@pytest.mark.parametrize("size", [1e-39, 1e-42, 1e-44])
+def test_what_has_lost_its_digits_shows_no_direction(size: float) -> None:
+    first, second = signals(3, 4)
+    first[1] *= size / first[1].norm()
+    found, rest = beside(first, second), [0, 2]
+    kept = beside(first[rest], second[rest])
+    assert torch.isnan(found.cosines).tolist() == [False, True, False]
+    assert (found.first[1], found.products[1]) == (0.0, 0.0)
+    torch.testing.assert_close(found.cosines[rest], kept.cosines)
+    assert [each.item() for each in products(first[1], second[1])[:2]] == [0.0, 0.0]
+    # In double precision the same numbers are known to all digits.
+    assert torch.isfinite(beside(first.double(), second.double()).cosines).all()
+
+
 def test_means_that_cancel_to_rounding_are_seen() -> None:
     first, second = signals(6, 4)
     centred = first - first.double().mean(0).float()

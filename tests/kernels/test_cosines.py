@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alignlab.kernels.cosines import angle, cosine, flat, inner, norm, wide
+from alignlab.kernels.cosines import angle, cosine, flat, inner, norm, scaled, unit, wide
 
 WHOLE = st.integers(-1000, 1000)
 VECTORS = st.lists(st.tuples(WHOLE, WHOLE), min_size=1, max_size=6)
@@ -105,3 +105,24 @@ def test_sums_and_norms_over_the_last_axis() -> None:
     assert flat(rows).shape == (2, 12)
     assert torch.equal(inner(rows, rows).sqrt(), norm(rows))
     assert norm(flat(rows))[0].item() == pytest.approx(sqrt(sum(k * k for k in range(12))))
+
+
+@given(st.lists(st.tuples(SIZES, WHOLE, WHOLE), min_size=1, max_size=5))
+def test_samples_of_any_size_come_to_the_size_of_one_and_back(
+    samples: list[tuple[float, int, int]],
+) -> None:
+    rows = torch.tensor([[size * a, size * b] for size, a, b in samples], dtype=torch.float32)
+    near_one, size = scaled(rows)
+    largest = near_one.abs().amax(1)
+    assert ((largest == 1.0) | (rows == 0.0).all(1)).all()
+    torch.testing.assert_close(wide(near_one) * size[:, None], wide(rows), rtol=1e-6, atol=0.0)
+
+
+@given(vectors=VECTORS, size=SIZES)
+def test_unit_vectors_have_norm_one_at_every_size(
+    vectors: list[tuple[int, int]], size: float
+) -> None:
+    row = pair(vectors)[0]
+    found = unit(row * size)
+    assert wide(found).norm().item() == pytest.approx(1.0, abs=1e-6)
+    assert float(cosine(found, row)) == pytest.approx(1.0, abs=1e-6)
