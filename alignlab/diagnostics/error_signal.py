@@ -16,7 +16,7 @@ from alignlab.diagnostics._base import (
     Reading,
     Variable,
 )
-from alignlab.kernels.beside import Beside, angle_beside
+from alignlab.kernels.beside import Beside, angle_beside, norms
 from alignlab.kernels.cosines import cosine, scaled, wide
 from alignlab.layer_view import LayerView
 from alignlab.sites import ENTRY, SITES
@@ -136,9 +136,7 @@ class ErrorSignal(AlignmentDiagnostic):
         for site in SITES:
             rows = approximate.site(site)
             if rows is not None:
-                near_one, size = scaled(rows)
-                norms = wide(torch.linalg.vector_norm(near_one.flatten(1), dim=1)) * size
-                energies = norms.square()
+                energies = norms(rows).square()
                 result["cosine_error_signal", site] = energies
                 result["cosine_error_signal_flat", site] = energies.sum()
                 result["cosine_mean_error_signal", site] = wide(rows.mean(0)).square().sum()

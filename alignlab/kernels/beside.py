@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignlab.kernels.cosines import is_rounding, wide
 
-__all__ = ["Beside", "angle_beside", "beside", "products"]
+__all__ = ["Beside", "angle_beside", "beside", "norms", "products"]
 
 _CHUNK = 2**15
 """Entries that are widened at once on the host, where they then stay in its cache."""
@@ -73,12 +73,12 @@ def beside(first: Tensor, second: Tensor) -> Beside:
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     sums: list[Tensor] = []
     for one, other in _chunks(first, second):
-        norms = (torch.linalg.vector_norm(each, dim=1) for each in (one, other))
-        parts.append(((one * other).sum(1), *norms))
+        sizes = (torch.linalg.vector_norm(each, dim=1) for each in (one, other))
+        parts.append(((one * other).sum(1), *sizes))
         totals = [one.sum(0), other.sum(0)]
         sums = totals if not sums else [a + b for a, b in zip(sums, totals, strict=True)]
-    inner, *sizes = [torch.cat(each) for each in zip(*parts, strict=True)]
-    found = _where_known(inner, sizes, [_smallest(each) for each in (first, second)])
+    inner, *both = [torch.cat(each) for each in zip(*parts, strict=True)]
+    found = _where_known(inner, both, [_smallest(each) for each in (first, second)])
     return Beside(*found, *(each / max(len(first), 1) for each in sums))
 
 
@@ -152,11 +152,27 @@ def angle_beside(first: Tensor, second: Tensor, found: Beside) -> Tensor:
     return torch.rad2deg(result)
 
 
-def _chunks(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield both in float64, some samples at a time on the host, all at once elsewhere."""
+def norms(signal: Tensor) -> Tensor:
+    """Return the norm of every sample, float64.
+
+    Args:
+        signal: Shape ``(n_samples, n)``.
+
+    Returns:
+        Shape ``(n_samples,)``, right for every size that the signal's type can hold.
+
+    Example:
+        >>> norms(torch.tensor([[3e-30, 4e-30], [0.0, 2.0]]))
+        tensor([5.0000e-30, 2.0000e+00], dtype=torch.float64)
+    """
+    return torch.cat([torch.linalg.vector_norm(each, dim=1) for (each,) in _chunks(signal)])
+
+
+def _chunks(*signals: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield all in float64, some samples at a time on the host, all at once elsewhere."""
+    first = signals[0]
     rows = len(first)
     if first.device.type == "cpu" and first.dim() > 1:
         rows = max(1, _CHUNK // max(first.shape[1], 1))
     for start in range(0, max(len(first), 1), max(rows, 1)):
-        part = slice(start, start + rows)
-        yield wide(first[part]), wide(second[part])
+        yield tuple(wide(each[start : start + rows]) for each in signals)
