@@ -151,9 +151,9 @@ class ErrorSignal(AlignmentDiagnostic):
             assert rows is not None
             assert found is not None
             rows, size = scaled(rows)
-            defined = found.first > 0
             roots = energies["cosine_error_signal", site].to(found.first.device).sqrt()
-            per_sample = torch.where(defined & (roots > 0), size / (found.first * roots), 0.0)
+            defined = (found.first > 0) & (roots > 0)
+            per_sample = torch.where(defined, size / (found.first * roots), 0.0)
             result["cosine_error_signal", site] = Adjoint(rows, per_sample / defined.sum())
             flat = 1.0 / (found.first.norm() * energies["cosine_error_signal_flat", site].sqrt())
             result["cosine_error_signal_flat", site] = Adjoint(rows, flat * size)

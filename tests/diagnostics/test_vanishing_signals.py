@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -83,6 +85,34 @@ def test_samples_whose_signal_lost_its_digits_are_counted_as_undefined(
         assert there["cosine_error_signal_null_sd"].item() == pytest.approx(
             wanted["cosine_error_signal_null_sd"].sel(layer="first", site=site).item(), rel=0.02
         )
+
+
+@dataclass(frozen=True)
+class Silent(DFA):
+    """Direct feedback that sends nothing of every other sample."""
+
+    name: ClassVar[str] = "silent"
+
+    def sent(self, error: Tensor, target: Any) -> Tensor:
+        del target
+        return error * (torch.arange(len(error)) % 2)[:, None]
+
+
+def test_samples_of_which_nothing_is_sent_do_not_narrow_the_chance_level() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = Gated(early=True), batch(torch.ones(120))
+    with Probe(
+        model, F.cross_entropy, rules=[Silent()], draws=32, diagnostics=["error-signal"]
+    ) as probe:
+        found = probe.measure(x, y).isel(step=0, rule=0).sel(layer="first")
+    sent = measured(model, x[1::2], y[1::2]).sel(layer="first")
+    assert (found["cosine_error_signal_n_undefined"] == 60).all()
+    for name in ("cosine_error_signal_null_method", "cosine_error_signal_null_sd"):
+        alone, beside = sent[name].values, found[name].values
+        if alone.dtype.kind == "f":
+            np.testing.assert_allclose(beside, alone, rtol=0.02)
+        else:
+            assert alone.tolist() == beside.tolist() == ["closed form", "closed form"]
 
 
 def everything(name: str, scale: float, preset: str) -> xr.Dataset:
