@@ -113,7 +113,7 @@ class ErrorSignal(AlignmentDiagnostic):
             valid=(0.0, None),
         ),
     )
-    cost: ClassVar[float] = 4.5
+    cost: ClassVar[float] = 6.2
 
     def compare(self, true: LayerView, approximate: LayerView) -> Mapping[Key, Comparison]:
         """Return the four alignments at every site."""
