@@ -94,10 +94,13 @@ class Adjoint:
         rows: T in the shape of the entry with its samples; with one sample, which is that of all.
             Of a size of about one, so that products do not vanish in float32.
         factors: By which every sample is multiplied, shape ``(n_samples,)``; None for 1.
+        is_counted: Whether the statistic is the share of samples with a positive product, in
+            place of the sum of the products.
     """
 
     rows: Tensor
     factors: Tensor | None = None
+    is_counted: bool = False
 
 
 class Diagnostic(ABC):
@@ -160,21 +163,10 @@ class AlignmentDiagnostic(Diagnostic):
             energies: Mean energy over redraws, by statistic.
 
         Returns:
-            T by statistic; the statistics that are left out have no closed form.
+            T by statistic; the statistics that are left out have no closed form. Rows of samples
+            without a direction count as zero.
         """
         del true, energies
-        return {}
-
-    def rates(self, true: LayerView) -> Mapping[Key, Adjoint]:
-        r"""Return, where they exist, T of shares of samples with positive products.
-
-        Args:
-            true: The layer under backpropagation.
-
-        Returns:
-            T by statistic; rows of samples without a direction are zero.
-        """
-        del true
         return {}
 
     def undefined(self, true: LayerView, approximate: LayerView) -> str:

@@ -121,12 +121,13 @@ def closed_forms(
                 if (n, name) == (number, layer.name)
             }
             sigma = rule.entry_sd(layer, snapshot.capture.n_errors)
-            for key, sd in _deviations(diagnostic, view, own, sent).items():
-                deviations[number, layer.name, key] = sigma * sd
-            if rule.distribution == "normal":
-                stream = generator(snapshot.seed, "signs", layer.name)
-                for key, adjoint in _rates(diagnostic, view).items():
-                    shares[number, layer.name, key] = _shares(adjoint, sent, stream)
+            stream = generator(snapshot.seed, "signs", layer.name)
+            for key, adjoint in _adjoints(diagnostic, view, own).items():
+                place = number, layer.name, key
+                if not adjoint.is_counted:
+                    deviations[place] = sigma * _product_norm(adjoint, sent)
+                elif rule.distribution == "normal":
+                    shares[place] = _shares(adjoint, sent, stream)
     numbers = fetched([*deviations.values(), *shares.values()])
     found = dict(zip([*deviations, *shares], numbers, strict=True))
     nulls = {
@@ -137,10 +138,12 @@ def closed_forms(
     return nulls | {place: Null(0.0, draws=found[place]) for place in shares}
 
 
-def _rates(diagnostic: AlignmentDiagnostic, view: LayerView) -> Mapping[Key, Adjoint]:
-    """Return a diagnostic's shares; none where the way to the entry has no second derivative."""
+def _adjoints(
+    diagnostic: AlignmentDiagnostic, true: LayerView, energies: Mapping[Key, Tensor]
+) -> Mapping[Key, Adjoint]:
+    """Return a diagnostic's; none where the way to the entry has no second derivative."""
     try:
-        return diagnostic.rates(view)
+        return diagnostic.adjoints(true, energies)
     except MeasurementError:
         return {}
 
@@ -229,23 +232,9 @@ def _rounding(signal: Tensor) -> float:
     return float(8.0 * torch.finfo(signal.dtype).eps) ** 2
 
 
-def _deviations(
-    diagnostic: AlignmentDiagnostic, true: LayerView, energies: Mapping[Key, Tensor], sent: Tensor
-) -> dict[Key, Tensor]:
-    """Return deviations of products with feedback whose entries have variance one."""
-    try:
-        adjoints = diagnostic.adjoints(true, energies)
-    except MeasurementError:
-        return {}
-    return {key: _product_norm(adjoint, sent) for key, adjoint in adjoints.items()}
-
-
 def _product_norm(adjoint: Adjoint, sent: Tensor) -> Tensor:
     r"""Return :math:`\|T^\top E\|_F`, by way of the smaller of the product and the Grams."""
-    rows = adjoint.rows.flatten(1)
-    errors = wide(sent)
-    if adjoint.factors is not None:
-        errors = errors * adjoint.factors.unsqueeze(1).to(errors)
+    rows, errors = adjoint.rows.flatten(1), _weighted(adjoint, sent)
     if len(rows) == 1:
         alone: Tensor = wide(rows).norm() * errors.sum(0).norm()
         return alone
@@ -254,17 +243,25 @@ def _product_norm(adjoint: Adjoint, sent: Tensor) -> Tensor:
         size = errors.norm().clamp_min(torch.finfo(torch.float64).tiny)
         product: Tensor = wide(rows.T @ (errors / size).to(rows)).norm() * size
         return product
-    grams = wide(rows @ rows.T) * (errors @ errors.T).to(wide(rows[:0]).device)
-    return grams.sum().clamp_min(0.0).sqrt()
+    return _products(rows, errors).sum().clamp_min(0.0).sqrt()
 
 
 def _shares(adjoint: Adjoint, sent: Tensor, stream: torch.Generator) -> Tensor:
     """Return how many samples have a positive product with fresh Gaussian feedback, by draw."""
-    rows, errors = adjoint.rows.flatten(1), wide(sent)
-    if adjoint.factors is not None:
-        # Factors that bring small rows to size one have no room in float32.
-        rows = (wide(rows) * adjoint.factors.unsqueeze(1).to(wide(rows[:0]))).to(rows)
+    rows = adjoint.rows.flatten(1)
     # Few units give products that are tied, which only float64 keeps so.
     rows = wide(rows) if rows.shape[1] <= _FEW_UNITS else rows
-    covariance = wide(rows @ rows.T) * (errors @ errors.T).to(rows.device)
+    covariance = _products(rows, _weighted(adjoint, sent))
     return positive_shares(covariance, count=RATE_DRAWS, stream=stream)
+
+
+def _weighted(adjoint: Adjoint, sent: Tensor) -> Tensor:
+    """Return what is sent, times the factors of the samples, in float64."""
+    errors = wide(sent)
+    return errors if adjoint.factors is None else errors * adjoint.factors.unsqueeze(1).to(errors)
+
+
+def _products(rows: Tensor, errors: Tensor) -> Tensor:
+    """Return the products of all samples' outer products of row and error, in float64."""
+    found = wide(rows @ rows.T)
+    return found * (errors @ errors.T).to(found.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from alignlab.diagnostics._base import (
     Reading,
     Variable,
 )
+from alignlab.errors import MeasurementError
 from alignlab.kernels.beside import Beside, angle_beside, norms
 from alignlab.kernels.cosines import cosine, scaled, wide
 from alignlab.layer_view import LayerView
@@ -143,39 +145,21 @@ class ErrorSignal(AlignmentDiagnostic):
         return result
 
     def adjoints(self, true: LayerView, energies: Mapping[Key, Tensor]) -> Mapping[Key, Adjoint]:
-        """Return T of the three cosines at both sites; see the base class."""
-        result: dict[Key, Adjoint] = {}
-        for site in SITES:
-            rows = true.site(site)
-            found = true.beside(true, site)
-            assert rows is not None
-            assert found is not None
-            rows, size = scaled(rows)
-            roots = energies["cosine_error_signal", site].to(found.first.device).sqrt()
-            defined = (found.first > 0) & (roots > 0)
-            per_sample = torch.where(defined, size / (found.first * roots), 0.0)
-            result["cosine_error_signal", site] = Adjoint(rows, per_sample / defined.sum())
-            flat = 1.0 / (found.first.norm() * energies["cosine_error_signal_flat", site].sqrt())
-            result["cosine_error_signal_flat", site] = Adjoint(rows, flat * size)
-            mean = found.mean_first / found.mean_first.norm() / len(rows)
-            mean = mean / energies["cosine_mean_error_signal", site].sqrt()
-            result["cosine_mean_error_signal", site] = Adjoint(mean.to(rows).unsqueeze(0))
-            if site != ENTRY:
-                keys = [key for key in result if key[1] == site]
-                result |= _through(true, {key: result[key] for key in keys})
-        return result
+        """Return T of the three cosines and the descent rate at both sites; see the base class.
 
-    def rates(self, true: LayerView) -> Mapping[Key, Adjoint]:
-        """Return T of the descent rate; none at the pre-activation where samples are mixed."""
+        There are none at the pre-activation where the way to the entry has no second derivative,
+        and none of the rate where that way mixes samples.
+        """
         result: dict[Key, Adjoint] = {}
         for site in SITES:
-            rows, found = true.site(site), true.beside(true, site)
-            if rows is None or found is None or (site != ENTRY and true.local.mixes_samples):
+            found = _adjoints(true, site, energies)
+            if site == ENTRY:
+                result |= found
                 continue
-            rows, size = scaled(rows)
-            factors = torch.where(found.first > 0, size / found.first, 0.0)
-            adjoint = {("descent_rate", site): Adjoint(rows, factors)}
-            result |= adjoint if site == ENTRY else _through(true, adjoint)
+            if true.local.mixes_samples:
+                del found["descent_rate", site]
+            with suppress(MeasurementError):
+                result |= _through(true, found)
         return result
 
     def describe(self, true: LayerView, approximate: LayerView) -> Iterator[Reading]:
@@ -216,6 +200,27 @@ def _compared(found: Beside) -> dict[str, Comparison]:
     }
 
 
+def _adjoints(true: LayerView, site: str, energies: Mapping[Key, Tensor]) -> dict[Key, Adjoint]:
+    """Return T of the three cosines and the descent rate, in the shape of the site itself."""
+    rows, found = true.site(site), true.beside(true, site)
+    assert rows is not None
+    assert found is not None
+    rows, size = scaled(rows)
+    roots = energies["cosine_error_signal", site].to(found.first.device).sqrt()
+    defined = (found.first > 0) & (roots > 0)
+    per_sample = torch.where(defined, size / (found.first * roots), 0.0) / defined.sum()
+    flat = size / (found.first.norm() * energies["cosine_error_signal_flat", site].sqrt())
+    mean = found.mean_first / found.mean_first.norm() / len(rows)
+    mean = mean / energies["cosine_mean_error_signal", site].sqrt()
+    direction = torch.where(found.first > 0, size / found.first, 0.0)
+    return {
+        ("cosine_error_signal", site): Adjoint(rows, per_sample),
+        ("cosine_error_signal_flat", site): Adjoint(rows, flat),
+        ("cosine_mean_error_signal", site): Adjoint(mean.to(rows).unsqueeze(0)),
+        ("descent_rate", site): Adjoint(rows, direction, is_counted=True),
+    }
+
+
 def _through(true: LayerView, adjoints: Mapping[Key, Adjoint]) -> dict[Key, Adjoint]:
     """Carry tensors from the pre-activation to the entry, equal ones once."""
     carried: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
@@ -228,7 +233,8 @@ def _through(true: LayerView, adjoints: Mapping[Key, Adjoint]) -> dict[Key, Adjo
         if not known:
             carried.append((rows, scaled(true.to_entry(rows))))
         at_entry, size = known[0] if known else carried[-1][1]
-        result[key] = Adjoint(at_entry, size if factors is None else size * factors)
+        whole = size if factors is None else size * factors
+        result[key] = Adjoint(at_entry, whole, is_counted=adjoint.is_counted)
     return result
 
 
