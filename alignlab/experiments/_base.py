@@ -58,7 +58,8 @@ class Claim(ABC):
         fast: Sizes that take a minute or two on two cores.
         full: Those of the work, or as near to them as is sensible; None where fast is all.
         full_data: Data sets that the full setting needs beyond the installed ones.
-        caption: Of the figure: what is drawn, variant, batch, seeds, feedback, loss, epochs.
+        caption: Of the figure: what is drawn, variant, batch, seeds, feedback, loss, epochs; names
+            of sizes in braces, such as ``{seeds}``, stand for those of the run.
     """
 
     identity: ClassVar[str]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,7 +79,10 @@ def found(name: str) -> list[Entry]:
 
 
 def digest_of_sources(entry: Entry) -> str:
-    """Return the sha256 of the claim's file and of what it imports from among the experiments."""
+    """Return the sha256 of the claim's file and of what it imports from among the experiments.
+
+    Comments, docstrings and empty lines do not count.
+    """
     root = entry.package.rpartition(".")[0]
     digest = hashlib.sha256()
     todo, done = [f"{entry.package}.{entry.claim.replace('-', '_')}"], set[str]()
@@ -87,7 +93,7 @@ def digest_of_sources(entry: Entry) -> str:
         if spec is None or module.count(".") <= root.count("."):
             continue
         source = Path(spec).read_bytes()
-        digest.update(module.encode() + b"\0" + source)
+        digest.update(module.encode() + b"\0" + _code(source))
         todo += sorted(name for name in _imports(source) if name.startswith(f"{root}."))
     return digest.hexdigest()
 
@@ -101,14 +107,41 @@ def _spec(module: str) -> str | None:
     return spec.origin if spec else None
 
 
-def _imports(source: bytes) -> Iterator[str]:
-    """Yield the dotted names that a file imports; those of no module are among them."""
+@cache
+def _code(source: bytes) -> bytes:
+    r"""Return a file without comments, docstrings and empty lines.
+
+    Example:
+        >>> _code(b"'What it is.'\n\nx = '#'  # a number sign\n")
+        b"x = '#'"
+    """
+    lines = source.decode().splitlines()
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            assert text.end_lineno is not None
+            begins_a_line = not lines[text.lineno - 1][: text.col_offset].strip()
+            for row in range(text.lineno, text.end_lineno + 1) if begins_a_line else ():
+                lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip()).encode()
+
+
+@cache
+def _imports(source: bytes) -> frozenset[str]:
+    """Return the dotted names that a file imports; those of no module are among them."""
+    names = set[str]()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
 
 
 def _pairs() -> Iterator[tuple[str, str]]:

@@ -45,6 +45,8 @@ class Outcome:
         size: ``fast`` or ``full``.
         setting: Sizes as they were run.
         changed: Those of them that are not the claim's own.
+        data: What was at hand of the data sets that the full setting needs, such as
+            ``cifar10[subset train n=4000]``, both splits; nothing under the fast one.
         checks: What was measured against what must come out.
         status: ``reproduced``, ``not reproduced``, ``not run`` or ``failed: ...``, the latter two
             with a reason.
@@ -66,6 +68,7 @@ class Outcome:
     status: str
     setting: Mapping[str, Any] = field(default_factory=dict)
     changed: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     device: str = ""
     hardware: str = ""
@@ -82,9 +85,12 @@ class Outcome:
 
     @property
     def sizes(self) -> str:
-        """Its size in words, with what was changed of it."""
-        changes = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.changed.items())
-        return f"{self.size} with {changes}" if changes else self.size
+        """Its size in words, with what was changed of it and what was no whole data set."""
+        changes = [f"{name}={json.dumps(value)}" for name, value in self.changed.items()]
+        parts = [name for name in self.data if "[subset " in name]
+        changes = [f"with {', '.join(changes)}"] if changes else []
+        parts = [f"on {' and '.join(parts)}"] if parts else []
+        return " ".join([self.size, *changes, *parts])
 
     @property
     def was_run(self) -> bool:
@@ -115,7 +121,8 @@ def from_json(contents: Mapping[str, Any]) -> Outcome:
     """
     try:
         checks = tuple(_check(each) for each in contents["checks"])
-        return Outcome(**{**contents, "checks": checks})
+        data = tuple(contents.get("data", ()))
+        return Outcome(**{**contents, "checks": checks, "data": data})
     except (KeyError, TypeError, ValueError) as error:
         message = f"This is no outcome of a claim ({type(error).__name__}: {error})."
         raise InputError(message) from error

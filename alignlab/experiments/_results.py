@@ -46,6 +46,7 @@ def _write_numbers(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dat
         "identity": outcome.identity,
         "size": outcome.sizes,
         "setting": json.dumps(outcome.setting),
+        "data": json.dumps(outcome.data),
         "provenance": outcome.provenance,
         "alignlab": outcome.alignlab,
         "torch": outcome.torch,
@@ -65,11 +66,12 @@ def _write_numbers(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dat
 
 def _caption(outcome: Outcome, claim: Claim) -> str:
     """Return what stands below the figure."""
+    data = f" Data: {', '.join(outcome.data)}." if outcome.data else ""
     lines = [
         f"{outcome.identity}. {outcome.statement}",
-        f"{claim.caption}",
+        claim.caption.format_map(outcome.setting),
         f"Statement: {outcome.provenance}; {outcome.source}. Setting ({outcome.sizes}): "
-        f"{json.dumps(outcome.setting)}. alignlab {outcome.alignlab}, torch {outcome.torch}.",
+        f"{json.dumps(outcome.setting)}.{data} alignlab {outcome.alignlab}, torch {outcome.torch}.",
     ]
     return "\n".join(lines) + "\n"
 

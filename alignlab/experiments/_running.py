@@ -185,11 +185,10 @@ def _prepared(
         raise InputError(message)
     changes = changed(entry.key, own, changes)
     setting = {**own, **changes}
-    for name in claim.full_data if full else ():
-        _check_data(entry, name)
-    blank = replace(_blank(entry, full=full, claim=claim), changed=changes)
+    data = [each for name in claim.full_data if full for each in _data(entry, name)]
+    blank = replace(_blank(entry, full=full, claim=claim), changed=changes, data=tuple(data))
     folder = folder_of(entry, output.absolute(), full=full, changes=changes)
-    code = " ".join([blank.alignlab, blank.torch, blank.code])
+    code = " ".join([blank.alignlab, blank.torch, blank.code, *data])
     cases = claim.cases(setting)
     if not cases:
         sizes = ", ".join(f"{name}={value!r}" for name, value in plain(changes).items())
@@ -205,10 +204,11 @@ def _prepared(
     return Prepared(entry, claim, setting, blank, folder, lock, jobs)
 
 
-def _check_data(entry: Entry, name: str) -> None:
-    """Refuse a claim whose data set is not there; no other can stand in its place."""
+def _data(entry: Entry, name: str) -> list[str]:
+    """Return what is at hand of a data set, by split, or refuse a claim that lacks it."""
     try:
-        datasets.load(name, split="train", samples=1)
+        both = [datasets.load(name, split=split, samples=None) for split in ("train", "test")]
+        return [each.name for each in both]
     except MissingError as error:
         advice = f"{entry.key} needs {name} with --full, and none with --fast."
         message = f"{error} {advice}"

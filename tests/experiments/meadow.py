@@ -39,7 +39,7 @@ class Made(Claim):
     fast = {{"runs": {runs}, "size": 3}}
     full = {full}
     full_data = {full_data}
-    caption = "Leaves."
+    caption = "Leaves, {{runs}} runs."
 
     def cases(self, setting):
         seeds = range(setting["runs"])

@@ -59,4 +59,6 @@ def test_the_hash_changes_with_the_claim_and_with_what_it_shares(work: Path) -> 
     (work / "_shared.py").write_text("SCALE = 3.0\n")
     second = digest_of_sources(entry)
     file.write_text(file.read_text() + "\n# changed\n")
+    assert digest_of_sources(entry) == second
+    file.write_text(file.read_text() + "\nCHANGED = True\n")
     assert len({first, second, digest_of_sources(entry)}) == 3

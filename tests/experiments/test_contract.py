@@ -33,7 +33,8 @@ def test_a_claim_says_what_is_claimed_where_and_what_is_drawn(claim: Claim) -> N
     for text in (claim.statement, claim.source, claim.caption):
         assert text == text.strip() != ""
     assert claim.statement.endswith(".")
-    assert claim.caption.endswith(".")
+    for setting in (claim.fast, claim.full or claim.fast):
+        assert claim.caption.format_map(plain(setting)).endswith(".")
 
 
 @pytest.mark.parametrize("claim", CLAIMS)

@@ -17,6 +17,7 @@ import xarray as xr
 
 from alignlab.errors import InputError, MissingError
 from alignlab.experiments import catalogue, reproduce, reproduce_many
+from alignlab.experiments._outcome import Outcome
 from alignlab.experiments._results import FILES
 from alignlab.locks import Lock
 from tests.experiments.meadow import PACKAGE, planted, sow
@@ -214,6 +215,41 @@ def test_full_sizes_without_their_data_are_refused(
     assert [outcome.was_run for outcome in outcomes] == [False, False]
     assert "ALIGNLAB_DATA" in outcomes[0].status
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_a_data_set_is_told_and_is_not_taken_for_more_of_it(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNLAB_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    sizes = '{"runs": 1, "size": 2}'
+    sow(work, "clover", identity="R1", full=sizes, full_data=("cifar10",), measure=COUNTED)
+
+    def run(samples: int) -> Outcome:
+        held = {
+            "x_train": np.zeros((samples, 32, 32, 3), np.uint8),
+            "y_train": np.arange(samples) % 10,
+            "x_test": np.zeros((20, 32, 32, 3), np.uint8),
+            "y_test": np.arange(20) % 10,
+        }
+        np.savez(tmp_path / "data" / "cifar10" / "cifar10_subset.npz", **held)
+        return reproduce("R1", full=True, output=tmp_path / "out")
+
+    outcome, folder = run(40), tmp_path / "out" / "grass2001" / "clover" / "full"
+    parts = "cifar10[subset train n=40] and cifar10[subset test n=20]"
+    assert (outcome.status, outcome.sizes) == ("reproduced", f"full on {parts}")
+    assert f"Setting (full on {parts})" in (folder / "caption.txt").read_text()
+    assert (run(40), len(calls(tmp_path))) == (outcome, 2)
+    assert run(30).data[0] == "cifar10[subset train n=30]"
+    assert len(calls(tmp_path)) == 4
+
+
+def test_a_caption_names_the_sizes_of_the_run(work: Path, tmp_path: Path) -> None:
+    sow(work, "clover", identity="R1", runs=2, full='{"runs": 1, "size": 2}')
+    for full, text in ((False, "Leaves, 2 runs."), (True, "Leaves, 1 runs.")):
+        reproduce("R1", full=full, output=tmp_path / "out")
+        folder = tmp_path / "out" / "grass2001" / "clover" / ("full" if full else "fast")
+        assert text in (folder / "caption.txt").read_text().splitlines()
 
 
 def test_full_sizes_lie_beside_the_fast_ones(work: Path, tmp_path: Path) -> None:

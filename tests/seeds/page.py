@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from alignlab.experiments._base import Claim
-from alignlab.experiments._catalogue import Entry, catalogue
+from alignlab.experiments._catalogue import Entry, catalogue, digest_of_sources
 from alignlab.experiments._check import Check
 from alignlab.experiments._outcome import Outcome, Size, verdict
 from alignlab.experiments._runs import load
@@ -87,7 +87,10 @@ statement, in our words, where that is from, and the runs with a line for each c
   nothing was tuned until it would be.
 - Seconds are those of all runs together, each on one thread, on machines that did other work
   too. Sizes are *fast*, of a minute, or *full*, those of the work or as near to them as is
-  sensible; *full with* names what a run changed of them, such as fewer seeds.
+  sensible; *full with* names what a run changed of them, such as fewer seeds, and *on ...\\[subset*
+  a data set of which a part alone was at hand.
+- *Earlier code*: the run is of a state of the claim, or of what it shares with others, that has
+  been edited since; its numbers are of that state.
 """
 
 
@@ -161,15 +164,22 @@ def _not_reproduced(claims: Sequence[tuple[Entry, Claim]], kept: Kept) -> Iterat
 def _row(entry: Entry, kept: Kept) -> tuple[str, ...]:
     """Return the line of a claim in the table of its work."""
     summary = f"{entry.summary.removesuffix(f' ({entry.identity}).')}"
-    states = [_state(kept[entry.key, s]) if (entry.key, s) in kept else "not run" for s in SIZES]
+    outcomes = (kept.get((entry.key, size)) for size in SIZES)
+    states = [_state(entry, outcome) if outcome else "not run" for outcome in outcomes]
     return (f"{_link(entry)} `{entry.claim}`", _escaped(summary), *states)
 
 
-def _state(outcome: Outcome) -> str:
+def _state(entry: Entry, outcome: Outcome) -> str:
     """Return what a claim's runs came to, in a few words."""
     word = outcome.status.partition(":")[0]
     changed = outcome.sizes.partition(" ")[2]
-    return f"{word if outcome.is_reproduced else f'**{word}**'} {_escaped(changed)}".rstrip()
+    state = f"{word if outcome.is_reproduced else f'**{word}**'} {_escaped(changed)}".rstrip()
+    return f"{state}{_of_earlier_code(entry, outcome)}"
+
+
+def _of_earlier_code(entry: Entry, outcome: Outcome) -> str:
+    """Return that a run is of another state of the claim's code, or nothing."""
+    return "" if outcome.code == digest_of_sources(entry) else ", earlier code"
 
 
 def _section(entry: Entry, claim: Claim, kept: Kept) -> Iterator[str]:
@@ -182,7 +192,7 @@ def _section(entry: Entry, claim: Claim, kept: Kept) -> Iterator[str]:
         yield "Not run.\n"
     for outcome in outcomes:
         status = f"**{_escaped(outcome.sizes)}: {_escaped(outcome.status)}**"
-        yield f"{status} ({outcome.seconds:.0f} s)\n"
+        yield f"{status} ({outcome.seconds:.0f} s{_of_earlier_code(entry, outcome)})\n"
         if outcome.checks:
             yield _table(CHECKS, [_cells(check) for check in outcome.checks])
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from alignlab.experiments._catalogue import catalogue
+from alignlab.experiments._catalogue import catalogue, digest_of_sources, found
 from alignlab.experiments._check import Check
 from alignlab.experiments._kept import gathered, kept, kept_text
 from alignlab.experiments._outcome import Outcome, Size, as_json
@@ -30,6 +30,7 @@ OUTCOME = Outcome(
     alignlab="0.1.0",
     seconds=61.0,
     date="2026-01-02",
+    code=digest_of_sources(found("N3")[0]),
 )
 
 
@@ -89,6 +90,14 @@ def test_a_claim_that_does_not_reproduce_is_listed_with_its_numbers() -> None:
     assert r"| share | 0.25 \[0.1, 0.4] | \<= 0.1 |  |  | 3 | **no** |" in text
     assert r"| slope\|rate | 2 | = 2 | stated: 2 | 0 by draws | 1 | yes |" in text
     assert "- fast: 1 claim, 1.0 minutes of runs on one thread each; a processor, 2 cores" in text
+
+
+def test_runs_of_other_code_and_of_a_part_of_the_data_are_told_from_others() -> None:
+    data = ("cifar10[subset train n=9]", "mnist[test n=10000]")
+    text = page({(OUTCOME.key, "fast"): replace(OUTCOME, code="0", data=data)})
+    assert r"| **not reproduced** on cifar10\[subset train n=9], earlier code | not run |" in text
+    assert r"**fast on cifar10\[subset train n=9]: not reproduced** (61 s, earlier code)" in text
+    assert "(61 s, " not in page({(OUTCOME.key, "fast"): OUTCOME})
 
 
 def test_both_sizes_have_a_table_each() -> None:

@@ -48,7 +48,7 @@ class WeakAlignment(Claim):
         "seeds": 5,
     }
     caption: ClassVar[str] = (
-        "Relative difference of trained weights and F_l A_l F_{l-1}^T, with A_l by the recursion "
+        "Relative difference of trained weights and F_l A_l F_(l-1)^T, with A_l by the recursion "
         "and as a double sum, by layer and seed. Linear 9-50-60-50-3, zero initial weights, "
         "normal feedback of variance 1/n, a linear teacher, sum of squares, batch 1, 150 steps, "
         "rate 0.004, float64; each seed draws feedback, data and their order."

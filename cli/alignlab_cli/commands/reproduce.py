@@ -154,7 +154,8 @@ def _show_list(entries: Sequence[Entry], *, as_json: bool) -> None:
         outcome = known.get((entry.key, size))
         if outcome is None:
             return NOT_RUN
-        return f"{outcome.status}: {outcome.sizes}" if outcome.changed else outcome.status
+        is_whole = outcome.sizes == outcome.size
+        return outcome.status if is_whole else f"{outcome.status}: {outcome.sizes}"
 
     if as_json:
         rows = [
