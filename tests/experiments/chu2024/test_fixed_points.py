@@ -18,6 +18,7 @@ from alignlab.experiments.chu2024._interpolation import (
     samples,
     squared_error,
 )
+from alignlab.experiments.chu2024._mixed_kernel import jacobian_cosine, mixed_kernel, redrawn
 from alignlab.learner import Learner
 from alignlab.rules import DFA
 from alignlab.snapshot import MeasuredRule
@@ -58,6 +59,7 @@ def test_the_least_eigenvalue_is_that_of_outputs_moved_by_updates() -> None:
     measured = learner.measured()
     smallest, symmetric = kernel_spectrum(model, measured, x, y)
     assert smallest == pytest.approx(np.linalg.eigvals(kernel).real.min(), abs=1e-5)
+    assert mixed_kernel(model, measured, x).numpy() == pytest.approx(kernel, abs=1e-6)
     half = (kernel + kernel.T) / 2
     assert symmetric == pytest.approx(np.linalg.eigvalsh(half).min(), abs=1e-5)
 
@@ -79,6 +81,24 @@ def moved(model: nn.Module, learner: Learner, x: Tensor, y: Tensor, error: Tenso
             p.add_(step * u)
     slope: Tensor = (outputs[0] - outputs[1]) / (2 * step)
     return slope
+
+
+def test_both_jacobians_are_one_where_feedback_is_the_transposed_weight() -> None:
+    model = network((4, 12, 2), activation="tanh", seed=0).double()
+    x, _ = samples(SETTING, 0)
+    transposed = list(model.parameters())[-1].detach()
+    own = MeasuredRule(DFA(), {"fc1": transposed}, "training")
+    assert jacobian_cosine(model, own, x) == pytest.approx(1.0)
+    kernel = mixed_kernel(model, own, x)
+    assert torch.allclose(kernel, kernel.T)
+
+
+def test_redrawn_feedback_is_that_of_no_training() -> None:
+    setting = {**SETTING, "redraws": 3}
+    model = network(SETTING["sizes"], activation="tanh", seed=0).double()
+    x, y = samples(SETTING, 0)
+    cosines = [jacobian_cosine(model, each, x) for each in redrawn(setting, model, x, y, seed=0)]
+    assert len(set(cosines)) == 3
 
 
 def test_feedback_interpolates_and_arrives_where_it_is_stable() -> None:
