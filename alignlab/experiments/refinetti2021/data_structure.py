@@ -1,4 +1,4 @@
-"""Targets of equal variance and no correlation align a network best (R10)."""
+"""Random targets of unequal variance and strong correlation align a network less (R10)."""
 
 from __future__ import annotations
 
@@ -45,14 +45,16 @@ class DataStructure(Claim):
 
     identity = "R10"
     statement = (
-        "The structure of the data acts on alignment by way of the alignment matrices: networks "
-        "align less with targets of unequal variance and strong correlation, which make those "
-        "matrices ill-conditioned."
+        "The structure of the data acts on alignment: with random targets of unequal variance "
+        "and strong correlation a network aligns less than with those of equal variance and none."
     )
     provenance = "read in its code"
     source = (
         "Its code: Gaussian inputs, targets N(0, Sigma) independent of them with Sigma = "
-        "[[1, a(1-b)], [a(1-b), a^2]], and stored results of its notebook; bounds ours"
+        "[[1, a(1-b)], [a(1-b), a^2]]; sizes of its script (its 10,000 epochs in the full "
+        "setting). Numbers of its notebook are read off its pictures (+-.005), of a run whose "
+        "sizes are not known (another one that it loads has 16 inputs, lr .0001, 10 seeds); that "
+        ".841 of it is the target here, within .03, and the other bounds, are ours"
     )
     fast: ClassVar[Setting] = {
         "sizes": (9, 100, 100, 2),
@@ -67,12 +69,11 @@ class DataStructure(Claim):
     full: ClassVar[Setting | None] = {**fast, "epochs": 10_000, "seeds": 5}
     caption = (
         "Gradient alignment (all hidden layers of a sample at the pre-activations as one vector, "
-        "mean over all 992 training samples) and weight alignment (all layers but the first as "
-        "one vector) over training by DFA on inputs N(0, I_9) and targets N(0, Sigma) that are "
+        "mean over all 992 training samples) and weight alignment (all layers but the first as one "
+        "vector) over training by DFA on inputs N(0, I_9) and targets N(0, Sigma) that are "
         "independent of them, drawn once; relu 9-100-100-2 without biases, torch's initial "
-        "weights, summed squared error, SGD lr .001, batch 32, 600 epochs (its script has "
-        "10,000), feedback U(-1,1)/10. Bands: 95% over seeds of data, weights, feedback and "
-        "order."
+        "weights, summed squared error, SGD lr .001, batch 32, {epochs} epochs (its script has "
+        "10,000), feedback U(-1,1)/10. Bands: 95% over seeds of data, weights, feedback and order."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -116,21 +117,25 @@ class DataStructure(Claim):
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the differences of the final alignments against their bounds."""
-        del setting
+        is_fast = setting["epochs"] == self.fast["epochs"]
+        earlier = [
+            f"ours earlier: {each}; " if is_fast else ""
+            for each in (".219 against .172", ".837 against .744", ".744")
+        ]
         plain, uneven = (chosen(results, targets=name).isel(epoch=-1) for name in _POINTS)
         return [
             mean_check(
                 f"weight alignment, {_PLAIN} minus {_UNEVEN}",
                 plain["weight"].values - uneven["weight"].values,
                 least=0.03,
-                stated="ours earlier: .219 against .172; in its notebook, tanh: .236 against .192",
+                stated=f"{earlier[0]}in its notebook: .217 against .182",
                 chance="0",
             ),
             mean_check(
                 f"gradient alignment, {_PLAIN} minus {_UNEVEN}",
                 plain["gradient"].values - uneven["gradient"].values,
                 least=0.05,
-                stated="ours earlier: .837 against .744; in its notebook: .841 against .682",
+                stated=f"{earlier[1]}in its notebook: .841 against .682",
                 chance="0",
             ),
             mean_check(
@@ -138,13 +143,13 @@ class DataStructure(Claim):
                 plain["gradient"].values,
                 least=0.811,
                 most=0.871,
-                stated=".841 in its notebook, within .03",
+                stated=".841 in its notebook, of other sizes",
                 chance="0",
             ),
             mean_check(
                 f"gradient alignment, {_UNEVEN}",
                 uneven["gradient"].values,
-                stated=".682 in its notebook; ours earlier: .744",
+                stated=f"{earlier[2]}.682 in its notebook",
                 chance="0",
             ),
         ]

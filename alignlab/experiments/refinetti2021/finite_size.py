@@ -52,18 +52,22 @@ class FiniteSize(Claim):
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Return the root mean square difference of Q of every run."""
-        n, seeds = int(case["n_inputs"]), range(setting["inits"])
+        n, count = int(case["n_inputs"]), setting["inits"]
+        first = 100 * setting["n_inputs"].index(n)
+        seeds = range(first, first + count)
         feedback, teacher = parsed(setting["feedback"]), np.ones(2)
         times = np.arange(0.0, setting["last"] + 0.5)
         runs = Runs(seeds, teacher, every(feedback, len(seeds)), 2, n, setting["rate"])
         found = simulated(runs, times, progress=work.progress)
         state, apart = found.state, []
-        for run in seeds:
+        for run in range(count):
             dynamics = Dynamics(found.t[run], teacher, setting["rate"], feedback)
             start = State(state.q[0, run], state.r[0, run], state.v[0, run])
             solved = dynamics.solved(start, times)
             apart.append(np.sqrt(np.mean((solved.q - state.q[:, run]) ** 2)))
-        return xr.Dataset({"difference": ("init", np.array(apart))}, coords={"init": list(seeds)})
+        return xr.Dataset(
+            {"difference": ("init", np.array(apart))}, coords={"init": np.arange(count)}
+        )
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold the ratio of the mean differences; its interval is from resampled runs."""
@@ -75,16 +79,20 @@ class FiniteSize(Claim):
         picks = source.integers(few.size, size=(2, _RESAMPLES, few.size))
         low, high = np.quantile(few[picks[0]].mean(1) / many[picks[1]].mean(1), [0.025, 0.975])
         ratio = float(few.mean() / many.mean())
+        expected = float(np.sqrt(setting["n_inputs"][1] / setting["n_inputs"][0]))
         sizes = " over that with ".join(str(count) for count in setting["n_inputs"])
         return [
             Check(
                 f"difference of Q with {sizes} inputs",
                 ratio,
-                "between 1.4 and 5",
-                1.4 <= ratio <= 5.0,
-                "ours earlier: 3.5 (3 seeds); theory: 2",
+                f"interval with {expected:g}, without 1 and {expected**2:g}",
+                bool(1.0 < low <= expected <= high < expected**2),
+                "ours earlier: 3.5 (3 seeds)"
+                if setting["n_inputs"] == self.fast["n_inputs"]
+                else "",
                 *(float(low), float(high)),
-                runs=few.size,
+                f"1; {expected**2:g} for a fall as 1/N",
+                few.size + many.size,
             )
         ]
 

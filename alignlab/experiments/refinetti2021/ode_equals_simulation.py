@@ -125,7 +125,10 @@ class OdeEqualsSimulation(Claim):
             for name, words in _WORDS.items():
                 most = 0.05 if name == "log_error" else 0.06
                 own = f"ours earlier: {_STATED[k][name]} (one seed)" if k in _STATED else ""
-                what = f"largest difference of {words} up to time {last:g}, {k} student units"
+                what = (
+                    f"largest difference of {words} up to time {last:g}, mean over runs, "
+                    f"{k} student units"
+                )
                 values = apart.sel(quantity=name).values
                 stated = own if until == "end" else ""
                 found.append(mean_check(what, values, most=most, stated=stated))

@@ -1,4 +1,4 @@
-"""Layers align from the bottom to the top on images too, later with noisy labels (R12m)."""
+"""Layers align from the bottom to the top on images too (R12m)."""
 
 from __future__ import annotations
 
