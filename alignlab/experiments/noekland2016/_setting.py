@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,13 +65,22 @@ def images(name: str, *, device: str = "cpu") -> Images:
     return Images(*(part.to(device) for part in parts))
 
 
-def cross_entropies(output: Tensor, y: Tensor) -> Tensor:
-    """Return the binary cross-entropies of logistic outputs, summed; mean over samples.
+def cross_entropies(
+    output: Tensor, y: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Return the binary cross-entropies of logistic outputs, summed over outputs.
 
-    Where the paper's code sums over samples, too; RMSprop does not see the factor.
+    The paper's code sums over samples, too. RMSprop divides by the root mean square of a gradient
+    plus 1e-8: the factor is lost in it unless gradients come near that, as in very deep networks.
+
+    Args:
+        output: Logits, shape ``(n, n_classes)``.
+        y: Classes.
+        reduction: Over samples.
     """
     wanted = F.one_hot(y, output.shape[1]).to(output)
-    return F.binary_cross_entropy_with_logits(output, wanted, reduction="sum") / len(y)
+    total = F.binary_cross_entropy_with_logits(output, wanted, reduction="sum")
+    return total if reduction == "sum" else total / len(y)
 
 
 def rule_named(name: str, *, seed: int) -> Rule:
@@ -151,7 +161,7 @@ def fit(
     Args:
         model: Trained in place.
         case: With ``rule`` and ``seed``.
-        setting: With data, sizes and what the recipe needs.
+        setting: With data, sizes and what the recipe needs; ``reduction`` is that of the loss.
         work: Folder, device and progress.
         rule: In place of that of the case.
         part: Name under which the training is kept; trainings of one case need several.
@@ -166,7 +176,7 @@ def fit(
         frozen = tuple(names[:-2])
     return train(
         model.to(work.device),
-        cross_entropies,
+        partial(cross_entropies, reduction=setting.get("reduction", "mean")),
         x=seen.x.reshape(-1, *setting.get("shape", (setting["in_features"],))),
         y=seen.y,
         rule=rule_named(str(case["rule"]), seed=seed) if rule is None else rule,

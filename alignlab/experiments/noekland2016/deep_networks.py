@@ -26,11 +26,14 @@ class DeepNetworks(Claim):
 
     identity: ClassVar[str] = "N5"
     statement: ClassVar[str] = (
-        "DFA trains a fully connected tanh network with seven narrow hidden layers, far below the "
-        "error of training its output layer alone."
+        "DFA trains a fully connected tanh network with seven narrow hidden layers to a test "
+        "error 20 percentage points or more below that of training its output layer alone."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "table of test errors, network 7x240 on MNIST"
+    source: ClassVar[str] = (
+        "table of test errors, network 7x240 on MNIST; the output layer alone, its margin and "
+        "7x64 on digits are ours"
+    )
     fast: ClassVar[Setting] = {
         "data": "digits",
         "in_features": 64,
@@ -67,26 +70,23 @@ class DeepNetworks(Claim):
         return outcome(case, setting, work)
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
-        """Hold DFA against 8% and against a random body."""
+        """Hold DFA against a bound of its own and against a random body."""
         test = {rule: over_seeds(results, "test_error", rule=rule) for rule in RULES}
-        if setting["data"] != "digits":
-            stated = "recalled: 2.32 +- 0.15"
-            return [
-                mean_check("test error of DFA, per cent", test["dfa"], most=2.62, stated=stated)
-            ]
+        is_fast = setting["data"] == "digits"
         return [
             mean_check(
                 "test error of DFA, per cent",
                 test["dfa"],
-                most=8.0,
-                stated="ours earlier: 3.9",
+                most=8.0 if is_fast else 2.62,
+                stated="ours earlier: 3.9" if is_fast else "recalled: 2.32 +- 0.15",
                 chance="90",
             ),
             mean_check(
                 "test error of the output layer alone minus that of DFA, percentage points",
                 test["last"] - test["dfa"],
                 least=20.0,
-                stated="ours earlier: 46 against 3.9",
+                stated="ours earlier: 46 against 3.9" if is_fast else "",
+                chance="0: a random body does as well",
             ),
         ]
 

@@ -1,4 +1,4 @@
-"""FA, DFA and IFA reach the error of backpropagation in a shallow dense network (N1)."""
+"""FA and DFA reach the error of backpropagation in a shallow dense network (N1)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ class ErrorRates(Claim):
 
     identity: ClassVar[str] = "N1"
     statement: ClassVar[str] = (
-        "In a fully connected tanh network with two hidden layers, direct feedback alignment "
-        "ends about as low as backpropagation, and well below training the output layer alone."
+        "In a fully connected tanh network with two hidden layers, FA and DFA end within a "
+        "percentage point of backpropagation on test samples, and DFA 2.5 points or more below "
+        "training the output layer alone; DFA's error signals align with the true ones."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "tables of test errors; rules, start and feedback as in its code"
+    source: ClassVar[str] = (
+        "recalled: tables of test errors, FA from zero, IFA; its code: start and feedback of DFA "
+        "(its FA leaves the first layer at torch's start, and IFA is not in it); ours: the output "
+        "layer alone, alignment and all bounds"
+    )
     fast: ClassVar[Setting] = {
         "data": "digits",
         "in_features": 64,
@@ -39,7 +44,6 @@ class ErrorRates(Claim):
         "batch_size": 64,
         "epochs": 60,
         "seeds": 3,
-        "margin": 2.5,
     }
     full: ClassVar[Setting | None] = {
         "data": "mnist",
@@ -50,7 +54,6 @@ class ErrorRates(Claim):
         "epochs": 300,
         "stop_loss": 0.005,
         "seeds": 3,
-        "margin": 0.0,
     }
     full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
@@ -70,7 +73,7 @@ class ErrorRates(Claim):
         return outcome(case, setting, work)
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
-        """Hold errors against backpropagation, and alignment against 0.4."""
+        """Hold errors against backpropagation, and alignment against 0.4; IFA has no bound."""
         test = {rule: over_seeds(results, "test_error", rule=rule) for rule in RULES}
         cosine = over_seeds(results, "cosine", rule="dfa")
         is_fast = setting["data"] == "digits"
@@ -78,19 +81,24 @@ class ErrorRates(Claim):
         def ours(text: str) -> str:
             return f"ours earlier: {text}" if is_fast else ""
 
+        bounds = {"fa": 1.0, "dfa": 1.0, "ifa": None}
+        stated = {"fa": "2.2 against 2.2", "dfa": "2.3 against 2.2", "ifa": "2.2 against 2.2"}
         found = [
             mean_check(
-                "test error of DFA minus that of BP, percentage points",
-                test["dfa"] - test["bp"],
-                least=-1.0,
-                most=1.0,
-                stated=ours("2.3 against 2.2"),
-            ),
+                f"test error of {rule.upper()} minus that of BP, percentage points",
+                test[rule] - test["bp"],
+                least=None if bound is None else -bound,
+                most=bound,
+                stated=ours(stated[rule]),
+            )
+            for rule, bound in bounds.items()
+        ] + [
             mean_check(
                 "test error of the output layer alone minus that of DFA, percentage points",
                 test["last"] - test["dfa"],
-                least=setting["margin"],
+                least=2.5,
                 stated=ours("6.3 against 2.3"),
+                chance="0: a random body does as well",
             ),
             mean_check(
                 "training error of DFA, per cent",
@@ -100,12 +108,9 @@ class ErrorRates(Claim):
             ),
         ]
         if not is_fast:
-            stated = "recalled: 1.74 +- 0.08"
-            found.append(
-                mean_check(
-                    "test error of DFA, per cent", test["dfa"], least=1.44, most=2.04, stated=stated
-                )
-            )
+            recalled = "recalled: 1.74 +- 0.08"
+            what = "test error of DFA, per cent"
+            found.append(mean_check(what, test["dfa"], least=1.44, most=2.04, stated=recalled))
         for place, layer in enumerate(results["layer"].values):
             sd = over_seeds(results, "chance", rule="dfa")[:, place].mean()
             found.append(

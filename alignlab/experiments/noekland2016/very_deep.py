@@ -26,11 +26,15 @@ class VeryDeep(Claim):
 
     identity: ClassVar[str] = "N2"
     statement: ClassVar[str] = (
-        "In a very deep tanh network from simple starts, DFA reaches training error near zero, "
-        "where backpropagation and FA fail."
+        "DFA trains a very deep tanh network to a training error of at most 2%, where "
+        "backpropagation from torch's start and FA from zero stay above 70%."
     )
-    provenance: ClassVar[Provenance] = "read in the paper"
-    source: ClassVar[str] = "abstract (very deep networks); 100x240 on MNIST: recalled from tables"
+    provenance: ClassVar[Provenance] = "recalled"
+    source: ClassVar[str] = (
+        "abstract: DFA trains very deep networks; recalled from tables: 100x240 on MNIST, where "
+        "backpropagation and FA fail; its code: loss summed over the batch, start and feedback of "
+        "DFA (its FA leaves the first layer at torch's start); ours: bounds, 30x64 on digits"
+    )
     fast: ClassVar[Setting] = {
         "data": "digits",
         "in_features": 64,
@@ -38,7 +42,7 @@ class VeryDeep(Claim):
         "lr": 3e-4,
         "batch_size": 32,
         "epochs": 150,
-        "stuck_epochs": 60,
+        "reduction": "sum",
         "seeds": 2,
         "limit": 2.0,
     }
@@ -49,7 +53,7 @@ class VeryDeep(Claim):
         "lr": 1e-4,
         "batch_size": 64,
         "epochs": 300,
-        "stuck_epochs": 300,
+        "reduction": "sum",
         "seeds": 2,
         "limit": 2.0,
     }
@@ -58,8 +62,9 @@ class VeryDeep(Claim):
         "Left: training error after training, mean over seeds with 95% interval and single runs; "
         "dotted: chance. Right: cosine of DFA's and the true error signal by depth, behind the "
         "activation, mean over test samples, then over seeds; dotted: two deviations of redrawn "
-        "feedback. Binary cross-entropy, RMSprop; FA and DFA from zero, backpropagation from "
-        "torch's start. On digits those that do not move stop after 60 of 150 epochs."
+        "feedback. Binary cross-entropy summed over the batch, RMSprop, uniform feedback, one "
+        "draw a seed, the same number of epochs for all rules; FA and DFA from zero, "
+        "backpropagation from torch's start."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -68,8 +73,7 @@ class VeryDeep(Claim):
 
     def measure(self, case: Case, setting: Setting, work: Work) -> xr.Dataset:
         """Train and take errors and alignment at the end."""
-        epochs = setting["epochs" if case["rule"] == "dfa" else "stuck_epochs"]
-        return outcome(case, {**setting, "epochs": epochs}, work)
+        return outcome(case, setting, work)
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Hold DFA against 2%, and the others against near chance."""

@@ -30,7 +30,7 @@ SMALL = {"in_features": 64, "widths": (12, 12)}
 SHORT: dict[str, dict[str, Any]] = {
     "error_rates": {"widths": (12, 12), "epochs": 1, "seeds": 2},
     "deep_networks": {"widths": (12, 12, 12), "epochs": 1, "seeds": 2},
-    "very_deep": {"widths": (8,) * 4, "epochs": 1, "stuck_epochs": 1, "batch_size": 200},
+    "very_deep": {"widths": (8,) * 4, "epochs": 1, "batch_size": 200},
     "frozen_first_layer": {"widths": (8, 8), "epochs": 1, "seeds": 1},
     "convolutions": {"channels": (2, 2), "widths": (8,), "epochs": 1, "seeds": 1},
     "dropout": {"widths": (12, 12), "epochs": 1, "seeds": 1},
@@ -69,7 +69,7 @@ def test_the_map_of_features_is_drawn_below_their_separation(
     options = {"epochs": 1, "widths": (12,), "seeds": 1}
     name = "noekland2016.feature_separation"
     claim, results, checks, _ = outcome(name, tmp_path, **options)
-    assert len(checks) == 3
+    assert len(checks) == 5
     last = results["map"].values[results["rule"].values == "last"]
     assert np.isnan(last).all()
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -83,6 +83,8 @@ def test_the_error_of_a_sample_is_that_of_logistic_outputs() -> None:
     (gradient,) = torch.autograd.grad(cross_entropies(output, y), output)
     expected = (torch.sigmoid(output) - F.one_hot(y, 10)) / 5
     torch.testing.assert_close(gradient, expected)
+    summed = cross_entropies(output, y, reduction="sum")
+    torch.testing.assert_close(torch.autograd.grad(summed, output)[0], 5 * expected)
 
 
 def test_feedback_lies_within_one_over_the_root_of_the_fan_out() -> None:
