@@ -23,7 +23,7 @@ class AlignProp(ReplacedWeightRule):
 
     Feedback is exact at first and loses as much as the weights turn away from their start;
     nothing is drawn and nothing is learned. Activations and their slopes are those of the present
-    network. Source: Boopathy & Fiete 2022, arXiv 2106.01453.
+    network. Source: Boopathy & Fiete 2022, arXiv 2106.08453.
 
     The state is W(0) by name of the module, shaped like W. ``start`` takes the present weights:
     of a trained model those are not the initial ones, and the rule is then backpropagation until

@@ -81,6 +81,7 @@ def fit(
     seed: int,
     lr: float,
     samples: int | None = None,
+    labels_seed: int | None = None,
     rule: Rule | None = None,
 ) -> Training:
     """Train by plain gradient descent; ``last`` leaves the body as it is.
@@ -93,6 +94,7 @@ def fit(
         seed: Of feedback, order and choice of samples.
         lr: Rate.
         samples: How many of the training samples, by the seed; None for all.
+        labels_seed: By which the labels are permuted over the samples; None leaves them.
         rule: In place of the named one.
     """
     seen = data(setting)
@@ -101,6 +103,8 @@ def fit(
         stream = torch.Generator().manual_seed(3000 + seed)
         chosen = torch.randperm(len(x), generator=stream)[:samples]
         x, y = x[chosen], y[chosen]
+    if labels_seed is not None:
+        y = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(labels_seed))]
     named = [each for each, _ in model.named_parameters()]
     options: dict[str, Any] = {"optimizer": "sgd", "optimizer_options": {"lr": lr}}
     return train(
@@ -129,4 +133,4 @@ def test_error(model: nn.Module, setting: Setting) -> float:
     seen = data(setting)
     model = model.cpu().eval()
     answers = torch.cat([model(x).argmax(1) for x in seen.x_test.split(setting["batch_size"])])
-    return 100.0 * float((answers != seen.y_test).float().mean())
+    return 100.0 * int((answers != seen.y_test).sum()) / len(answers)

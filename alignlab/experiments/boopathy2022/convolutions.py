@@ -75,9 +75,10 @@ class Convolutions(Claim):
         "code's normalisation over the batch, by pixel and without parameters, at test, too, and "
         "ReLU; mean over pixels, readout; NTK parametrisation, squared error to one-hot targets "
         "less 0.1, plain gradient descent, batch 100, one draw of feedback a seed, which for DFA "
-        "enters the last convolution at the means. Fast: digits, rate 2, 30 epochs; full: 1,000 "
-        "images of MNIST, rate 5, 20 epochs, an hour or two on a CPU, where the code has all of "
-        "KMNIST, up to 512 maps, 100 epochs and the best of the rates 5, 2 and 1. Dotted: chance."
+        "enters the last convolution at the means. Here {data}, rate {lr}, {epochs} epochs, "
+        "{seeds} seeds; full: 1,000 images of MNIST, an hour or two on a CPU, where the code has "
+        "all of KMNIST, up to 512 maps, 100 epochs and the best of the rates 5, 2 and 1. Dotted: "
+        "chance."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:

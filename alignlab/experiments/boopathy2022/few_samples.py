@@ -1,4 +1,4 @@
-"""With few samples Align-zero learns as backpropagation does, FA and DFA hardly (A4)."""
+"""With a hundred samples Align-zero learns as backpropagation does, far ahead of FA, DFA (A4)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,35 @@ if TYPE_CHECKING:
 __all__ = ["FewSamples"]
 
 NUMBER = 100
-STATED = {"bp": 30.7, "align-zero": 29.4, "fa": 71.8, "dfa": 69.4}
+RULES = ("bp", "align-zero", "fa", "dfa")
+NAMES = {"bp": "BP", "fa": "FA", "dfa": "DFA"}
+STATED = {
+    30: {"bp": 45.2, "align-zero": 44.7, "fa": 53.5, "dfa": 50.1},
+    NUMBER: {"bp": 30.7, "align-zero": 29.4, "fa": 71.8, "dfa": 69.4},
+    300: {"bp": 22.7, "align-zero": 22.7, "fa": 70.7, "dfa": 67.5},
+}
+"""Test errors by number of samples."""
 
 
 class FewSamples(Claim):
-    """Test error after training on a hundred samples."""
+    """Test error after training on a hundred samples, and on other numbers."""
 
     identity: ClassVar[str] = "A4"
     statement: ClassVar[str] = (
-        "The advantage of Align rules over feedback alignment is largest with little data, where "
-        "they do as well as backpropagation."
+        "With little data, a hundred training samples, Align-zero does as well as backpropagation "
+        "and far better than feedback alignment and direct feedback alignment."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "low-data experiment; rules, rates and loss as in its code"
+    source: ClassVar[str] = (
+        "low-data experiment; that the advantage of Align rules is largest with little data is "
+        "shown by number of samples and not held, since our earlier one over FA was smallest with "
+        "least data (8.8, 42.4 and 48.1 percentage points at 30, 100 and 300); rules and loss as "
+        "in its code, at one rate where it has the best of three; a dense network on digits where "
+        "it has convolutions on CIFAR-10; bounds are ours"
+    )
     fast: ClassVar[Setting] = {
-        "rules": ("bp", "align-zero", "fa", "dfa"),
-        "numbers": (NUMBER,),
+        "rules": RULES,
+        "numbers": (30, NUMBER),
         "width": 512,
         "depth": 2,
         "lr": 1.0,
@@ -58,8 +71,8 @@ class FewSamples(Claim):
     caption: ClassVar[str] = (
         "Test error by number of training samples, mean over seeds (weights, feedback, choice of "
         "samples) with 95% interval. Digits, 64-512-512-10 ReLU in the NTK parametrisation, "
-        "squared error to one-hot targets less 0.1, plain gradient descent at rate 1, batches of "
-        "100 or all, 450 epochs. Dotted: chance."
+        "squared error to one-hot targets less 0.1, plain gradient descent at rate {lr}, batches "
+        "of {batch_size} or all, {epochs} epochs, {seeds} seeds. Dotted: chance."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -77,27 +90,31 @@ class FewSamples(Claim):
         return xr.Dataset({"test_error": test_error(model, setting)})
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
-        """Hold Align-zero against backpropagation and feedback alignment."""
-        del setting
-        test = {
-            rule: over_seeds(results, "test_error", rule=rule, samples=NUMBER) for rule in STATED
-        }
-        zero, text = STATED["align-zero"], f"with {NUMBER} samples, percentage points"
-        return [
-            mean_check(
-                f"test error of align-zero minus that of BP {text}",
-                test["align-zero"] - test["bp"],
-                least=-4.0,
-                most=4.0,
-                stated=f"ours earlier: {zero} against {STATED['bp']}",
-            ),
-            mean_check(
-                f"test error of FA minus that of align-zero {text}",
-                test["fa"] - test["align-zero"],
-                least=20.0,
-                stated=f"ours earlier: {STATED['fa']} against {zero}",
-            ),
-        ]
+        """Hold Align-zero against backpropagation, FA and DFA with a hundred samples."""
+        found = []
+        for number in (NUMBER, *(each for each in setting["numbers"] if each != NUMBER)):
+            text, stated = f"with {number} samples, percentage points", STATED.get(number, {})
+            test = {
+                rule: over_seeds(results, "test_error", rule=rule, samples=number) for rule in RULES
+            }
+            bounds = {"bp": (-4.0, 4.0), "fa": (20.0, None), "dfa": (20.0, None)}
+            for rule, (least, most) in bounds.items():
+                pair = ("align-zero", rule) if rule == "bp" else (rule, "align-zero")
+                one, other = (NAMES.get(each, each) for each in pair)
+                held = number == NUMBER
+                found.append(
+                    mean_check(
+                        f"test error of {one} minus that of {other} {text}",
+                        test[pair[0]] - test[pair[1]],
+                        least=least if held else None,
+                        most=most if held else None,
+                        stated=f"ours earlier: {stated[pair[0]]} against {stated[pair[1]]}"
+                        if stated
+                        else "",
+                        chance="0",
+                    )
+                )
+        return found
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the error of each rule over the number of samples."""

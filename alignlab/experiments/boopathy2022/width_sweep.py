@@ -1,4 +1,4 @@
-"""Wide networks learn by Align rules as by backpropagation, and DFA does not gain (A2)."""
+"""Wide networks learn by Align rules as by backpropagation, and far better than by DFA (A2)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, 
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve, level
 from alignlab.experiments._selection import chosen, crossed, over_seeds
+from alignlab.experiments.boopathy2022._jackknife import jackknifed
 from alignlab.experiments.boopathy2022._setting import (
     COLOURS,
     fit,
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["WidthSweep"]
 
+ALIGNED = {"align-zero": "5.7 at 64", "align-ada": "3.8 at 64"}
+"""Rules that are held, and how far each was from backpropagation in our earlier measure."""
+
+EARLIER = "ours earlier, best of three rates"
+
 
 class WidthSweep(Claim):
     """Test error of each rule by width, at its best rate."""
@@ -36,7 +42,10 @@ class WidthSweep(Claim):
         "there they are far better than direct feedback alignment."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "width sweeps; rules, rates and loss as in its code"
+    source: ClassVar[str] = (
+        "width sweeps; rules, rates and loss as in its code; dense networks on digits where it has "
+        "convolutions on CIFAR-10 and KMNIST, at one rate in fast; bounds are ours"
+    )
     fast: ClassVar[Setting] = {
         "rules": ("bp", "align-ada", "align-zero", "dfa"),
         "widths": (64, 1024),
@@ -60,8 +69,9 @@ class WidthSweep(Claim):
     caption: ClassVar[str] = (
         "Test error by width at the best of the rates, which is chosen by the mean over seeds on "
         "the same test samples; mean with 95% interval. Digits, 64-w-w-10 ReLU in the NTK "
-        "parametrisation, squared error to one-hot targets less 0.1, plain gradient descent, "
-        "batch 100, 30 epochs, one draw of feedback a seed. Dotted: chance."
+        "parametrisation, squared error to one-hot targets less 0.1, plain gradient descent, rates "
+        "{lrs}, batch {batch_size}, {epochs} epochs, {seeds} seeds, one draw of feedback each. "
+        "Dotted: chance."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -93,35 +103,35 @@ class WidthSweep(Claim):
             for rule in ("bp", "align-ada", "align-zero", "dfa")
             for width in (narrow, wide)
         }
-        stated = {"align-zero": "7.9 against 8.8", "align-ada": "7.9 against 8.8"}
         found = [
             mean_check(
                 f"test error of {rule} minus that of BP at width {wide}, percentage points",
                 at[rule, wide] - at["bp", wide],
                 least=-2.5,
                 most=2.5,
-                stated=f"ours earlier: {stated[rule]}",
+                stated=f"{EARLIER}: 7.9 against 8.8",
+                chance=f"{np.mean(at['dfa', wide] - at['bp', wide]):.1f} for DFA",
             )
-            for rule in stated
+            for rule in ALIGNED
         ]
-        found.append(
+        found += [
             mean_check(
-                f"test error of DFA minus that of align-zero at width {wide}, percentage points",
-                at["dfa", wide] - at["align-zero", wide],
+                f"test error of DFA minus that of {rule} at width {wide}, percentage points",
+                at["dfa", wide] - at[rule, wide],
                 least=15.0,
-                stated="ours earlier: 42.9 against 7.9",
+                stated=f"{EARLIER}: 42.9 against 7.9",
+                chance="0",
             )
-        )
-        gaps = [np.abs(at["align-zero", w].mean() - at["bp", w].mean()) for w in (narrow, wide)]
-        what = (
-            f"distance of align-zero from BP at width {narrow} minus that at {wide}, "
-            "percentage points"
-        )
-        fall = float(gaps[0] - gaps[1])
-        stated_gaps = "ours earlier: 5.7 at 64, 0.9 at 1024"
-        runs = setting["seeds"]
-        found.append(Check(what, fall, "> 0", fall > 0, stated_gaps, runs=runs))
-        return found
+            for rule in ALIGNED
+        ]
+        return found + [
+            _fall(
+                f"distance of {rule} from BP at width {narrow} minus that at {wide}",
+                *(at[rule, width] - at["bp", width] for width in (narrow, wide)),
+                stated=f"{EARLIER}: {gap}, 0.9 at 1024" if narrow == 64 else "",
+            )
+            for rule, gap in ALIGNED.items()
+        ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the error of each rule over the width."""
@@ -137,6 +147,14 @@ class WidthSweep(Claim):
         axes.set_xlabel("width (units)")
         axes.set_ylabel("test error (%)")
         figure.legend(loc="outside right center")
+
+
+def _fall(what: str, narrow: np.ndarray, wide: np.ndarray, *, stated: str) -> Check:
+    """Return the check that the mean of a difference is closer to 0 in wide networks."""
+    fall, low, high = jackknifed(lambda a, b: abs(a.mean()) - abs(b.mean()), narrow, wide)
+    return Check(
+        f"{what}, percentage points", fall, "> 0", fall > 0, stated, low, high, "0", len(narrow)
+    )
 
 
 def _best(results: xr.Dataset, rule: str, width: int) -> np.ndarray:

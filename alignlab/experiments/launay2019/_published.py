@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["LOGS", "WIDTHS"]
+from typing import TYPE_CHECKING
+
+from alignlab.experiments._checking import mean_check
+from alignlab.experiments._selection import over_seeds
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from alignlab.experiments._base import Check
+
+__all__ = ["LOGS", "WIDTHS", "against_the_log"]
+
+_COSINES, _ERRORS = 0.05, 1.5
+"""How far from the log a cosine and an error in percentage points may be; ours."""
 
 WIDTHS = (1, 3, 5, 8, 11, 18, 28, 46, 73, 118, 191, 308, 496, 800)
 """Widths that the mask stands for."""
@@ -46,3 +59,48 @@ LOGS: dict[str, dict[str, tuple[float, ...]]] = {
     },
 }
 """Mean cosine at each layer over 128 samples, and test accuracy in percent, of one run a width."""
+
+
+def against_the_log(results: xr.Dataset) -> list[Check]:
+    """Return what came out without mask at 800 units on CIFAR-10, held against the log.
+
+    Not the cosine at h1, which is another one with a feedback point there.
+
+    Args:
+        results: With ``kept`` along ``run``, its largest value the full width.
+    """
+    log, full = LOGS["standard"], WIDTHS[-1]
+    least = int(results["kept"].min())
+    cosine = {
+        layer: over_seeds(results, "cosine", layer=layer, kept=full) for layer in ("h2", "h3")
+    }
+    fall = cosine["h2"] - over_seeds(results, "cosine", layer="h2", kept=least)
+    stated = "its log, one run: "
+    found = [
+        mean_check(
+            f"cosine at {layer}, full width",
+            values,
+            near=(log[layer][-1], _COSINES),
+            stated=f"{stated}{log[layer][-1]:.3f}",
+            chance="0",
+        )
+        for layer, values in cosine.items()
+    ]
+    lowest = log["h2"][WIDTHS.index(least)]
+    return [
+        *found,
+        mean_check(
+            f"cosine at h2, full width less {least}",
+            fall,
+            near=(log["h2"][-1] - lowest, _COSINES),
+            stated=f"{stated}{log['h2'][-1]:.3f} - {lowest:.3f}",
+            chance="0",
+        ),
+        mean_check(
+            "test error, full width, per cent",
+            over_seeds(results, "test_error", kept=full),
+            near=(100 - log["test"][-1], _ERRORS),
+            stated=f"{stated}{100 - log['test'][-1]:.1f}",
+            chance="90",
+        ),
+    ]

@@ -14,7 +14,17 @@ from alignlab.datasets import load
 from alignlab.rules import DFA
 from alignlab.training import Recipe
 
-__all__ = ["CIFAR", "DIGITS", "MEASURED", "Images", "feedback_seed", "images", "recipe", "rule"]
+__all__ = [
+    "CIFAR",
+    "DIGITS",
+    "MEASURED",
+    "Images",
+    "earlier",
+    "feedback_seed",
+    "images",
+    "recipe",
+    "rule",
+]
 
 DIGITS: Mapping[str, Any] = MappingProxyType(
     {
@@ -70,6 +80,11 @@ def images(name: str, device: str) -> Images:
     scale = _SCALES[name]
     train, test = (load(name, split=part, samples=None, **scale) for part in ("train", "test"))
     return Images(*(each.to(device) for each in (train.x, train.y, test.x, test.y)))
+
+
+def earlier(setting: Mapping[str, Any], text: str) -> str:
+    """Return what we measured earlier, which was on the digits; elsewhere nothing."""
+    return f"ours earlier: {text}" if setting["data"] == "digits" else ""
 
 
 def feedback_seed(seed: int) -> int:

@@ -132,7 +132,7 @@ def errors(network: nn.Module, data: Images) -> dict[str, float]:
 def _error(network: nn.Module, x: Tensor, y: Tensor) -> float:
     with torch.no_grad():
         chosen: Sequence[Tensor] = [network(part).argmax(1) for part in x.split(2000)]
-    return 100 * float((torch.cat(list(chosen)) != y).float().mean())
+    return 100 * int((torch.cat(list(chosen)) != y).sum()) / len(y)
 
 
 def _set(network: nn.Module, mode: Mode) -> None:

@@ -10,7 +10,7 @@ from alignlab.experiments._checking import mean_check
 from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
-from alignlab.experiments.launay2019._setting import DIGITS, images, rule
+from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, earlier, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
 
 if TYPE_CHECKING:
@@ -32,15 +32,17 @@ class BatchNorm(Claim):
         "the same, so that the cosine alone does not tell what is learned."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "guideline 4; signs of our earlier measurement"
+    source: ClassVar[str] = "guideline 4; signs of our earlier measurement on the digits"
     fast: ClassVar[Setting] = DIGITS
+    full: ClassVar[Setting | None] = CIFAR
+    full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
     caption: ClassVar[str] = (
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
-        "over the first 128 test samples of the digits, and test error, with and without batch "
-        "norm between activation and entry. Both gradients in evaluation mode. Three tanh layers "
-        "of 256 trained by DFA with one shared matrix of unit norm, cross-entropy, rate .005, "
-        "batch 128, plain descent whose hidden layers have the sum over the batch, 100 epochs, 3 "
-        "seeds with 95% intervals. Grey: 95% of redrawn feedback."
+        "over the first 128 test samples of {data}, and test error, with and without batch norm "
+        "between activation and entry. Both gradients in evaluation mode. Tanh layers of {widths} "
+        "trained by DFA with one shared matrix of unit norm, cross-entropy, rate {learning_rate}, "
+        "batch {batch}, plain descent whose hidden layers have the sum over the batch, {epochs} "
+        "epochs, {seeds} seeds with 95% intervals. Grey: 95% of redrawn feedback."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -58,7 +60,6 @@ class BatchNorm(Claim):
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Return what batch norm takes from the cosines and from the test error."""
-        del setting
         plain, normed = _NORMS
         stated = {"h1": ".49 - .13", "h2": ".59 - .29"}
         found = [
@@ -67,7 +68,7 @@ class BatchNorm(Claim):
                 over_seeds(results, "cosine", layer=layer, norm=plain)
                 - over_seeds(results, "cosine", layer=layer, norm=normed),
                 above=0.0,
-                stated=f"ours earlier: {gap} after 100 to 200 epochs",
+                stated=earlier(setting, f"{gap} after 100 to 200 epochs"),
             )
             for layer, gap in stated.items()
         ]
@@ -77,7 +78,7 @@ class BatchNorm(Claim):
                 "test error, without less with batch norm, percentage points",
                 error[plain] - error[normed],
                 above=0.0,
-                stated="ours earlier: 3.0 - 1.6",
+                stated=earlier(setting, "3.0 - 1.6"),
             )
         )
         return found

@@ -1,4 +1,4 @@
-"""Feedback of unit norm at every layer aligns the layers, and changes no error (L1)."""
+"""Feedback of unit norm aligns the lower layers better, at much the same error (L1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from alignlab.experiments._checking import mean_check
 from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
-from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
+from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, earlier, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
 
 if TYPE_CHECKING:
@@ -30,11 +30,13 @@ class FeedbackNormalisation(Claim):
     identity: ClassVar[str] = "L1"
     statement: ClassVar[str] = (
         "Feedback should be normalised, to unit Frobenius norm of each layer's matrix: with "
-        "entries N(0, 1) hidden layers lose their alignment. Their error stays as it was, so that "
-        "it does not tell."
+        "entries N(0, 1) the two lower hidden layers lose alignment. The test error is at most 1.5 "
+        "percentage points higher, so that it hardly tells."
     )
     provenance: ClassVar[Provenance] = "recalled"
-    source: ClassVar[str] = "guideline 1; the normalisation itself is read in its code"
+    source: ClassVar[str] = (
+        "guideline 1; the normalisation itself is read in its code; bounds are ours"
+    )
     fast: ClassVar[Setting] = DIGITS
     full: ClassVar[Setting | None] = CIFAR
     full_data: ClassVar[tuple[str, ...]] = ("cifar10",)
@@ -42,9 +44,8 @@ class FeedbackNormalisation(Claim):
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples, after training three tanh layers by DFA with one shared "
         "matrix, cross-entropy, batch 128, plain descent whose hidden layers have the sum over the "
-        "batch (fast: digits, widths 256, rate .005, 100 epochs; full: CIFAR-10, widths 800, rate "
-        ".0005, 50 epochs), evaluation mode, 3 seeds with 95% intervals. Grey: 95% of redrawn "
-        "feedback."
+        "batch ({data}, widths {widths}, rate {learning_rate}, {epochs} epochs), evaluation mode, "
+        "{seeds} seeds with 95% intervals. Grey: 95% of redrawn feedback."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -62,7 +63,6 @@ class FeedbackNormalisation(Claim):
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Return what is lost without normalisation, of alignment and of accuracy."""
-        del setting
         unit, plain = (_lower(results, name) for name in _NORMALISATIONS)
         error = {name: over_seeds(results, "test_error", feedback=name) for name in _NORMALISATIONS}
         gap = error["normal"] - error["unit-norm"]
@@ -71,14 +71,14 @@ class FeedbackNormalisation(Claim):
                 "mean cosine of h1 and h2, unit norm less N(0, 1)",
                 unit - plain,
                 least=0.25,
-                stated="ours earlier: .54 - .13 after 200 epochs",
+                stated=earlier(setting, ".54 - .13 after 200 epochs"),
                 chance="0",
             ),
             mean_check(
                 "test error, N(0, 1) less unit norm, percentage points",
                 gap,
                 most=1.5,
-                stated="ours earlier: 2.4 - 2.5",
+                stated=earlier(setting, "2.4 - 2.5 after 200 epochs"),
             ),
         ]
 

@@ -10,7 +10,7 @@ from alignlab.experiments._checking import mean_check
 from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.launay2019._drawing import layers_beside
 from alignlab.experiments.launay2019._networks import dense, drawn
-from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, images, rule
+from alignlab.experiments.launay2019._setting import CIFAR, DIGITS, earlier, images, rule
 from alignlab.experiments.launay2019._training import alignment, errors, trained
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class SharedFeedback(Claim):
         "Cosine of direct feedback with backpropagation at the entries, per sample and averaged "
         "over the first 128 test samples, and test error, of three tanh layers of one width "
         "trained by DFA with feedback of unit norm, cross-entropy, batch 128, plain descent whose "
-        "hidden layers have the sum over the batch (fast: digits, widths 256, rate .005, 100 "
-        "epochs; full: CIFAR-10, widths 800, rate .0005, 50 epochs), evaluation mode, 3 seeds with "
-        "95% intervals. Grey: 95% of redrawn feedback."
+        "hidden layers have the sum over the batch ({data}, widths {widths}, rate {learning_rate}, "
+        "{epochs} epochs), evaluation mode, {seeds} seeds with 95% intervals. Grey: 95% of redrawn "
+        "feedback."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -60,7 +60,6 @@ class SharedFeedback(Claim):
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
         """Return how far apart the cosines of every layer are."""
-        del setting
         found = []
         for layer, stated in _STATED.items():
             shared, own = (
@@ -72,7 +71,7 @@ class SharedFeedback(Claim):
                     f"cosine at {layer}, shared less independent",
                     shared - own,
                     near=(0.0, 0.06),
-                    stated=f"ours earlier: {stated} after 100 to 200 epochs",
+                    stated=earlier(setting, f"{stated} after 100 to 200 epochs"),
                     chance=f"cosines themselves 0, deviation {deviation:.3f}",
                 )
             )

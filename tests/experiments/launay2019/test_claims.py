@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from alignlab.experiments import Check, Claim, Work
+from alignlab.experiments.launay2019._published import LOGS, WIDTHS
 from alignlab.experiments.launay2019.activations import Activations
 from alignlab.experiments.launay2019.batch_norm import BatchNorm
 from alignlab.experiments.launay2019.convolutions import Convolutions
@@ -54,6 +55,21 @@ def test_the_published_log_follows_the_law_of_two_masks(tmp_path: Path) -> None:
     _, checks = run(PublishedTable(), {}, tmp_path)
     assert [check.passed for check in checks] == [True, True]
     assert [round(check.measured, 3) for check in checks] == [0.008, 0.010]
+
+
+@pytest.mark.parametrize("claim", [MaskBottleneck(), PublishedBottleneckLaw()])
+def test_at_full_size_the_log_passes_and_another_outcome_does_not(claim: Claim) -> None:
+    log = LOGS["standard"]
+    cosines = np.array([log[layer] for layer in ("h1", "h2", "h3")]).T
+    runs = {"kept": ("run", list(WIDTHS)), "seed": ("run", [0] * len(WIDTHS))}
+    results = xr.Dataset(
+        {"cosine": (("run", "layer"), cosines), "test_error": ("run", 100 - np.array(log["test"]))},
+        {**runs, "layer": ["h1", "h2", "h3"]},
+    )
+    setting = {**(claim.full or {}), "kept": WIDTHS}
+    assert [each.passed for each in claim.checks(results, setting)][-4:] == [True] * 4
+    low = results.assign(cosine=results["cosine"] * 0.7, test_error=results["test_error"] + 2)
+    assert [each.passed for each in claim.checks(low, setting)][-4:] == [False] * 4
 
 
 @pytest.mark.parametrize(("claim", "cut"), CUT_DOWN, ids=lambda each: getattr(each, "identity", ""))
