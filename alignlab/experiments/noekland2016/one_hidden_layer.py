@@ -11,7 +11,7 @@ import xarray as xr
 
 from alignlab.engine.capture import Capture
 from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, Work
-from alignlab.experiments._checking import worst_check
+from alignlab.experiments._checking import mean_check, worst_check
 from alignlab.experiments._drawing import dots, level
 from alignlab.experiments._selection import over_seeds
 from alignlab.experiments.noekland2016._setting import (
@@ -62,9 +62,10 @@ class OneHiddenLayer(Claim):
     }
     caption: ClassVar[str] = (
         "Largest difference of the parameters after training by FA and by DFA with the same "
-        "feedback, in units of the largest parameter; digits, one hidden layer of 256 tanh units, "
-        "from torch's start, binary cross-entropy, RMSprop, 3 epochs, by seed. The line is the "
-        "limit of the check."
+        "feedback, and of those at the end and at the start, in units of the largest parameter; "
+        "{data}, one hidden layer of {widths} tanh units, from torch's start, binary "
+        "cross-entropy, RMSprop, {epochs} epochs, {seeds} seeds. The line is the limit of the "
+        "check."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
@@ -94,11 +95,19 @@ class OneHiddenLayer(Claim):
         return xr.Dataset({"difference": float(difference), "way": float(way)})
 
     def checks(self, results: xr.Dataset, setting: Setting) -> Sequence[Check]:
-        """Hold the difference against rounding."""
+        """Hold the difference against rounding, and that there was a training."""
         del setting
         what = "largest difference of parameters after training, relative to the largest"
-        difference = over_seeds(results, "difference")
-        return [worst_check(what, difference, most=1e-6, stated="algebraic")]
+        difference, way = (over_seeds(results, name) for name in ("difference", "way"))
+        return [
+            worst_check(what, difference, most=1e-6, stated="algebraic"),
+            mean_check(
+                "largest change of a parameter in training, relative to the largest",
+                way,
+                least=0.1,
+                chance="0: nothing was trained",
+            ),
+        ]
 
     def draw(self, results: xr.Dataset, figure: Figure) -> None:
         """Draw the difference by seed, beside the way that the parameters went."""
@@ -107,5 +116,6 @@ class OneHiddenLayer(Claim):
         dots(axes, {label: over_seeds(results, name) for label, name in names.items()})
         level(axes, 1e-6, "limit of the check")
         axes.set_yscale("symlog", linthresh=1e-8)
+        axes.set_ylim(-1e-9, 10.0)
         axes.set_ylabel("largest difference (share of the largest parameter)")
         figure.legend(loc="outside lower right")

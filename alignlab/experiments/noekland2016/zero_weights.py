@@ -59,7 +59,7 @@ class ZeroWeights(Claim):
     }
     full_data: ClassVar[tuple[str, ...]] = ("mnist",)
     caption: ClassVar[str] = (
-        "Test error after 20 epochs from zero weights and biases, mean over seeds with 95% "
+        "Test error after {epochs} epochs from zero weights and biases, mean over seeds with 95% "
         "interval and single runs; two hidden layers, binary cross-entropy, RMSprop, uniform "
         "feedback, one draw a seed. Dotted: chance, 90%."
     )

@@ -51,3 +51,10 @@ def test_steps_along_the_directions_violate_it(tmp_path: Path) -> None:
     results = claim.measure({"seed": 0}, setting, Work(tmp_path)).expand_dims("run")
     checks = claim.checks(results, setting)
     assert not checks[0].passed
+
+
+def test_a_trial_that_blows_up_violates_every_part(block: xr.Dataset) -> None:
+    claim = Theorem1()
+    checks = claim.checks((block * np.nan).expand_dims("run"), claim.fast)
+    assert [check.measured for check in checks] == [1.0] * 4
+    assert not any(check.passed for check in checks)
