@@ -11,6 +11,7 @@ from typing import Any, Literal, get_type_hints
 
 from alignlab.errors import InputError
 from alignlab.experiments._check import Check
+from alignlab.plain import plain
 
 __all__ = [
     "FAILED",
@@ -110,7 +111,7 @@ def verdict(check: Check) -> bool | None:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome in the types of JSON: null for NaN, words for infinities."""
-    return {name: _plain(value) for name, value in dataclasses.asdict(outcome).items()}
+    return {name: plain(value) for name, value in dataclasses.asdict(outcome).items()}
 
 
 def from_json(contents: Mapping[str, Any]) -> Outcome:
@@ -133,14 +134,3 @@ def _check(contents: Mapping[str, Any]) -> Check:
     numbers = [name for name, kind in get_type_hints(Check).items() if kind is float]
     read = {n: math.nan if contents[n] is None else float(contents[n]) for n in numbers}
     return Check(**{**contents, **read})
-
-
-def _plain(value: Any) -> Any:
-    """Return a value in the types of JSON."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value

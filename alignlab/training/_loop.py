@@ -36,6 +36,7 @@ def train(  # noqa: PLR0913 - each is one property of a training
     watch: Callable[[Moment], Mapping[str, Any]] | None = None,
     when: Schedule = never,
     keep: str | Path | None = None,
+    keep_ended: bool = False,
     progress: Callable[[str, int, int], None] = lambda _label, _done, _total: None,
 ) -> Training:
     """Train a model in place with the updates of a rule.
@@ -51,14 +52,13 @@ def train(  # noqa: PLR0913 - each is one property of a training
         y: Targets.
         rule: Any rule.
         recipe: How.
-        held: Inputs and targets on which loss and accuracy are taken after every epoch, in
-            evaluation mode.
+        held: Inputs and targets for loss and accuracy after every epoch, in evaluation mode.
         watch: Called before the steps that are due, counted from 0, and after the last; returns
-            plain values and tensors. What it draws from torch's global random state does not
-            change the training.
+            plain values and tensors. What it draws at random does not change the training.
         when: Which steps are due.
         keep: File in which the training is kept while it goes on; one that is found there is
             gone on with, to the same bits, and it is removed at the end. One process at a time.
+        keep_ended: Leave that file at the end, for a caller who has yet to write what was done.
         progress: Called with what is done, how much of it and of how much.
 
     Returns:
@@ -78,19 +78,19 @@ def train(  # noqa: PLR0913 - each is one property of a training
     with seeded_apart(recipe.dropout_seed, steps.device):
         model.train()
         steps.go_on_from(keeper.found())
-        for _ in _epochs(steps, x, recipe.targets(y), held):
-            keeper.keep(steps.values())
+        for _ in _epochs(steps, keeper, x, recipe.targets(y), held):
             label = f"training by {rule.label}, loss {steps.losses[-1]:.3f}"
             progress(label, len(steps.losses), recipe.epochs)
         steps.look(float(len(steps.losses)), steps.last_loss, last=True)
-    keeper.remove()
+    if not keep_ended:
+        keeper.remove()
     return _left(steps)
 
 
 def _epochs(
-    steps: Steps, x: Tensor, y: Tensor, held: tuple[Tensor, Tensor] | None
+    steps: Steps, keeper: Keeper, x: Tensor, y: Tensor, held: tuple[Tensor, Tensor] | None
 ) -> Iterator[None]:
-    """Yield after every epoch until all are done.
+    """Yield after every epoch, when it is kept, until all are done.
 
     Raises:
         DivergedError: With what was reached.
@@ -101,6 +101,7 @@ def _epochs(
         except DivergedError as error:
             error.reached = _left(steps)
             raise
+        keeper.keep(steps.values())
         yield
 
 

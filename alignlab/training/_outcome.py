@@ -14,6 +14,7 @@ from typing import Any
 from alignlab.analyze._scores import parameter_hash, provenance
 from alignlab.checkpoints import open_checkpoint
 from alignlab.learner import Learner
+from alignlab.plain import plain
 from alignlab.recording import save
 from alignlab.training._checkpoint import Training, restore_best, save_checkpoint
 from alignlab.training._folder import (
@@ -93,7 +94,7 @@ class Outcome:
             recording.attrs.update({**about, **self._described()})
             save(recording, self.folder / RECORDING, overwrite=True)
             files.append(RECORDING)
-        found = self._summary(training) | {"files": files}
+        found: dict[str, Any] = plain(self._summary(training) | {"files": files})
         found |= {"finished": False, "diverged": diverged} if diverged else {}
         write(self.folder / RUN, json.dumps(found, indent=2) + "\n")
         (self.folder / KEPT).unlink(missing_ok=True)

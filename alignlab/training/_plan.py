@@ -14,10 +14,12 @@ from alignlab.analyze._loading import FEW, output_of
 from alignlab.datasets import Samples
 from alignlab.diagnostics._presets import chosen
 from alignlab.errors import InputError
+from alignlab.plain import plain
 from alignlab.rules._base import Rule
 from alignlab.rules._wrapping import feedback_seed, reseeded
 from alignlab.specs import build_loss, build_model, parse_rule
 from alignlab.specs.losses import Loss
+from alignlab.training._random import require_seed
 from alignlab.training._recipe import Recipe
 
 __all__ = ["Material", "Plan"]
@@ -47,6 +49,9 @@ class Plan:
         draws: Redraws for each chance level.
         diagnostics: Names.
         preset: Named choice of diagnostics.
+
+    Raises:
+        InputError: A seed that torch does not take.
     """
 
     model: str
@@ -68,18 +73,22 @@ class Plan:
     diagnostics: Sequence[str] = ()
     preset: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a seed from which nothing can be drawn."""
+        require_seed(self.init_seed, "initial weights")
+
     def options(self) -> dict[str, Any]:
         """Return everything that the outcome depends on, as JSON has it."""
         drawn = feedback_seed(self.chosen_rule())
-        return {
+        options = {
             "model": self.model,
-            "model_arguments": {name: _listed(v) for name, v in self.model_arguments.items()},
+            "model_arguments": self.model_arguments,
             "data": self.data,
             "rule": self.chosen_rule().label,
             "samples": self.samples,
             "held_split": self.held_split,
-            "mean": _listed(self.mean),
-            "std": _listed(self.std),
+            "mean": self.mean,
+            "std": self.std,
             "loss": self.loss,
             "device": self.device,
             "init_seed": self.init_seed,
@@ -88,8 +97,9 @@ class Plan:
             "probe_samples": self.probe_samples,
             "draws": self.draws,
             "diagnostics": self.chosen_diagnostics(),
-            **{name: _listed(value) for name, value in self.recipe.options().items()},
+            **self.recipe.options(),
         }
+        return {name: plain(value) for name, value in options.items()}
 
     def chosen_diagnostics(self) -> list[str]:
         """Return what is probed; ``core`` where nothing was asked for."""
@@ -169,8 +179,3 @@ def _placed(model: nn.Module, device: str) -> nn.Module:
     except (RuntimeError, AssertionError) as error:
         msg = f"Cannot train on {device}: {' '.join(str(error).split())}"
         raise InputError(msg) from error
-
-
-def _listed(value: Any) -> Any:
-    """Return tuples as lists, as JSON gives them back."""
-    return [_listed(one) for one in value] if isinstance(value, list | tuple) else value

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignlab.analyze._scores import scores, with_scores
 from alignlab.datasets import Samples
-from alignlab.errors import MeasurementError
+from alignlab.errors import InputError, MeasurementError, MissingError, RecordingError
 from alignlab.learner import Learner
 from alignlab.probe import Probe
 from alignlab.recording import Variable, load, save
@@ -104,11 +104,14 @@ class Watcher:
         return {"recording": name}
 
     def recording(self, history: Sequence[Mapping[str, Any]]) -> xr.Dataset | None:
-        """Put together what was measured along ``step``; None where nothing was."""
-        names = [moment["recording"] for moment in history if "recording" in moment]
-        if not names:
+        """Put together what was measured along ``step``; None where nothing was.
+
+        Raises:
+            InputError: What was measured at a step is gone or damaged.
+        """
+        parts = self._parts(history)
+        if not parts:
             return None
-        parts = [load(self._folder / name) for name in names]
         fixed = [name for name, v in parts[-1].data_vars.items() if "step" not in v.dims]
         common = [name for name in parts[0].data_vars if all(name in part for part in parts)]
         joined = xr.concat(
@@ -127,9 +130,28 @@ class Watcher:
             found.attrs["probe_notes"] = f"Not measured: {said}"
         return found
 
+    def require(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse to go on from a history of which something is lost.
+
+        Raises:
+            InputError: What was measured at a step is gone or damaged.
+        """
+        self._parts(history)
+
     def remove(self) -> None:
         """Remove the recordings of single steps."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _parts(self, history: Sequence[Mapping[str, Any]]) -> list[xr.Dataset]:
+        names = [moment["recording"] for moment in history if "recording" in moment]
+        try:
+            return [load(self._folder / name) for name in names]
+        except (MissingError, RecordingError) as error:
+            msg = (
+                f"The training cannot go on without what it measured: {error} Put that file back, "
+                "or start anew with --force."
+            )
+            raise InputError(msg) from error
 
     def _rules(self, moment: Moment, x: Tensor, y: Tensor) -> list[Rule | MeasuredRule]:
         learner = moment.learner

@@ -8,7 +8,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-__all__ = ["put_back", "random_states", "seeded_apart", "undisturbed"]
+from alignlab.errors import InputError
+
+__all__ = ["put_back", "random_states", "require_seed", "seeded_apart", "undisturbed"]
+
+
+def require_seed(seed: int, what: str) -> None:
+    """Refuse a seed that torch does not take.
+
+    Raises:
+        InputError: It has more than 64 bits.
+    """
+    if not -(2**63) <= seed < 2**64:
+        msg = f"A seed of {seed} for the {what} is too long; give one from -2**63 to 2**64 - 1."
+        raise InputError(msg)
 
 
 def random_states(device: torch.device) -> list[Tensor]:

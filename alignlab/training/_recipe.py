@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignlab.errors import InputError, MissingError
+from alignlab.training._random import require_seed
 
 __all__ = ["Recipe"]
 
@@ -87,6 +88,9 @@ class Recipe:
             wrong = f"There is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}."
         if wrong:
             raise InputError(wrong)
+        require_seed(self.order_seed, "order of the data")
+        require_seed(self.noise_seed, "label noise")
+        require_seed(self.dropout_seed, "draws of dropout")
         _require_plain(self._optimizer_options(), "optimizer")
         _require_plain(self.schedule_options, "schedule")
 

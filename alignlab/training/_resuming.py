@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from alignlab.errors import InputError
 from alignlab.training._random import put_back, random_states
 
-__all__ = ["Keeper", "Part", "identity"]
+__all__ = ["Keeper", "Part", "identity", "kept_history"]
 
 SHARE = 0.02
 """Share of the time that may go into keeping."""
@@ -35,6 +35,15 @@ def identity(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, str]:
     """Return hashes of the initial weights and of the data, by what they are of."""
     weights = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
     return {"initial weights": _hash(*weights), "data": _hash(x, y)}
+
+
+def kept_history(path: Path) -> list[Mapping[str, Any]]:
+    """Return what was watched of the training in a file; nothing where no file is.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return list(_read(path)["values"]["history"]) if path.exists() else []
 
 
 class Keeper:
@@ -73,25 +82,16 @@ class Keeper:
         """
         if self._path is None or not self._path.exists():
             return None
-        try:
-            held = torch.load(self._path, map_location="cpu", weights_only=True)
-            same, parts, values = held["same"], held["parts"], held["values"]
-            random = held["random"]
-        except (
-            *(OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError),
-            pickle.UnpicklingError,
-        ) as error:
-            what = str(error).partition("\n")[0]
-            msg = f"{self._path} is no training that was kept: {what}. Remove it to start anew."
-            raise InputError(msg) from error
-        self._require_same(same)
+        held = _read(self._path)
+        self._require_same(held["same"])
+        random = held["random"]
         if len(random) != len(random_states(self._device)):
             msg = f"{self._path} was kept on another kind of device; remove it to start anew."
             raise InputError(msg)
         for name, part in self._parts.items():
-            part.load_state_dict(parts[name])
+            part.load_state_dict(held["parts"][name])
         put_back(random, self._device)
-        return dict(values)
+        return dict(held["values"])
 
     def keep(self, values: Mapping[str, Any]) -> None:
         """Write everything to the file, unless the last time was too short ago."""
@@ -130,6 +130,19 @@ class Keeper:
             "the file to start anew."
         )
         raise InputError(msg)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: held[name] for name in ("same", "parts", "random", "values")}
+    except (
+        *(OSError, RuntimeError, KeyError, TypeError, EOFError, ValueError),
+        pickle.UnpicklingError,
+    ) as error:
+        what = str(error).partition("\n")[0]
+        msg = f"{path} is no training that was kept: {what}. Remove it to start anew."
+        raise InputError(msg) from error
 
 
 def _hash(*tensors: Tensor) -> str:

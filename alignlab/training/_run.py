@@ -9,11 +9,19 @@ from typing import Any
 from alignlab.errors import AlignlabError, DivergedError
 from alignlab.locks import Lock
 from alignlab.schedules import log_spaced, never
-from alignlab.training._folder import KEPT, PROBES, begin, leave_nothing, require_free
+from alignlab.training._folder import (
+    KEPT,
+    PROBES,
+    begin,
+    leave_nothing,
+    require_free,
+    settle,
+)
 from alignlab.training._loop import train
 from alignlab.training._outcome import Outcome
 from alignlab.training._plan import Material, Plan
 from alignlab.training._probing import Watcher
+from alignlab.training._resuming import kept_history
 
 __all__ = ["train_into"]
 
@@ -39,7 +47,7 @@ def train_into(
         plan: What is trained, on what, and how.
         command: Command line, for the recording.
         download: Fetch a data set that is not there.
-        force: Start anew where a training is in the folder.
+        force: Start anew where a training is in the folder; it stays if the new one is refused.
         progress: Called with what is done, how much of it and of how much.
 
     Returns:
@@ -54,19 +62,25 @@ def train_into(
     folder = Path(folder)
     options = plan.options()
     with Lock(folder):
+        settle(folder)
         require_free(folder, options, force=force)
         material = plan.material(download=download)
         # A plan that torch refuses leaves no folder behind.
         plan.recipe.schedule_of(plan.recipe.optimizer_of(material.model.parameters()))
-        begin(folder, options, force=force)
-        watcher = _watcher(folder, plan, material)
-        return _trained(Outcome(folder, plan, material, watcher, command), progress)
+        try:
+            begin(folder, options, force=force)
+            watcher = _watcher(folder, plan, material)
+            return _trained(Outcome(folder, plan, material, watcher, command), progress)
+        finally:
+            settle(folder)
 
 
 def _trained(outcome: Outcome, progress: Progress) -> dict[str, Any]:
     """Train, and write what came out of it."""
     folder, plan, material = outcome.folder, outcome.plan, outcome.material
     try:
+        if outcome.watcher is not None:
+            outcome.watcher.require(kept_history(folder / KEPT))
         outcome.write_initial()
         training = train(
             material.model,
@@ -79,6 +93,7 @@ def _trained(outcome: Outcome, progress: Progress) -> dict[str, Any]:
             watch=outcome.watcher,
             when=log_spaced(plan.per_decade) if plan.per_decade else never,
             keep=folder / KEPT,
+            keep_ended=True,
             progress=progress,
         )
     except DivergedError as error:

@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from alignlab import recording
 from alignlab.locks import Lock
+from alignlab.training import _folder, _outcome, _resuming
+from alignlab.training._steps import Steps
 from alignlab_cli.main import alignlab
 from tests.test_layout import ROOT
 
@@ -127,6 +130,126 @@ def test_a_finished_run_is_replaced_by_force_alone() -> None:
     assert Path("run/checkpoint.pt").stat().st_mtime_ns == before
     done(*LIGHT, "-o", "run", "--epochs", "1", "--force")
     assert json.loads(Path("run/run.json").read_text())["epochs"] == 1
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--frozen", "fc1.wieght"),
+        ("--held-split", "", "--patience", "3"),
+        ("--rule", "tbptt"),
+        ("--optimizer-arg", "lr=1e300"),
+    ],
+)
+def test_a_refused_force_changes_nothing(words: tuple[str, ...]) -> None:
+    done(*LIGHT, "-o", "run", "--quiet")
+    before = contents("run")
+    refused(*LIGHT, "-o", "run", "--force", *words)
+    assert contents("run") == before
+
+
+@pytest.mark.parametrize("aside", [_folder.REPLACED, _folder.MOVING])
+def test_a_kill_before_force_has_begun_loses_nothing(aside: str) -> None:
+    done(*LIGHT, "-o", "run", "--quiet")
+    before = contents("run")
+    _folder.begin(Path("run"), {}, force=True)
+    if aside == _folder.MOVING:
+        Path("run/run.json").unlink()
+        Path("run", _folder.REPLACED).rename(Path("run", aside))
+        Path("run", aside, "run.json").rename("run/run.json")
+    assert "finished" in refused(*LIGHT, "-o", "run")
+    assert contents("run") == before
+
+
+def test_what_force_replaced_is_gone_once_the_new_training_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done(*LIGHT, "-o", "run", "--quiet")
+    interrupted_at_epoch(2, monkeypatch, *LIGHT, "-o", "run", "--order-seed", "3", "--force")
+    names = [".replaced", "checkpoint.pt", "recording.nc"]
+    assert [Path("run", name).exists() for name in ("kept.pt", *names)] == [True, *[False] * 3]
+    done(*LIGHT, "-o", "run", "--order-seed", "3")
+    done(*LIGHT, "-o", "whole", "--order-seed", "3")
+    assert same_weights("run", "whole")
+
+
+def interrupted_at_epoch(number: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    epoch = Steps.epoch
+
+    def stopping(steps: Steps, *data: Any) -> None:
+        if len(steps.losses) + 1 == number:
+            raise KeyboardInterrupt
+        epoch(steps, *data)
+
+    interrupted(monkeypatch, Steps, "epoch", stopping, *words)
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, owner: object, name: str, stop: object, *words: str
+) -> None:
+    """Keep every epoch until Ctrl-C in a function."""
+    with monkeypatch.context() as patch:
+        patch.setattr(_resuming, "SHARE", 1e9)
+        patch.setattr(owner, name, stop)
+        assert run(*words).exit_code == 130
+
+
+@pytest.mark.parametrize("name", ["_write_losses", "save", "write"])
+def test_an_end_after_the_last_step_costs_no_step(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    done(*LIGHT, "-o", "whole", "--quiet")
+    interrupted(monkeypatch, _outcome, name, stop, *LIGHT, "-o", "run")
+    assert not json.loads(Path("run/run.json").read_text())["finished"]
+    monkeypatch.setattr(Steps, "epoch", stop)
+    done(*LIGHT, "-o", "run")
+    assert same_weights("whole", "run")
+    for file in ("losses.csv", "run.json"):
+        assert (Path("whole") / file).read_text() == (Path("run") / file).read_text()
+    whole, gone_on = (recording.load(f"{folder}/recording.nc") for folder in ("whole", "run"))
+    assert whole.drop_attrs().identical(gone_on.drop_attrs())
+    assert sorted(p.name for p in Path("run").iterdir()) == FILES
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"none")])
+def test_a_lost_probe_is_told_before_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, damage: Any
+) -> None:
+    interrupted_at_epoch(3, monkeypatch, *LIGHT, "-o", "run")
+    lost = Path("run/probes/0000000003.nc")
+    held = lost.read_bytes()
+    damage(lost)
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "epoch", lambda *_: pytest.fail("a step was made"))
+        said = refused(*LIGHT, "-o", "run")
+    assert "0000000003.nc" in said
+    assert "Put that file back, or start anew with --force" in said
+    assert Path("run/kept.pt").exists()
+    lost.write_bytes(held)
+    done(*LIGHT, "-o", "run")
+
+
+def test_json_has_null_for_nan_and_words_for_infinities() -> None:
+    draw = np.random.default_rng(0)
+    of = {name: draw.normal(size=(20, 3)) for name in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez("r.npz", **{name: value.astype("f4") for name, value in of.items()})
+    words = ["train", "alignlab:mlp", "--model-arg", "in_features=3", "--model-arg", "classes=3"]
+    words += ["--data", "npz:r.npz", "--loss", "mse", "--probe-per-decade", "0", "--epochs", "1"]
+    words += ["--stop-loss", "inf", "-o", "run"]
+    texts = [done(*words, "--json").stdout, Path("run/run.json").read_text()]
+    for text in texts:
+        found = json.loads(text, parse_constant=pytest.fail)
+        assert found["held_accuracy"] is None
+        assert found["plan"]["stop_loss"] == "inf"
+    assert "holds this training, finished" in refused(*words)
+    assert "accuracy" not in done(*words, "--force").stdout
 
 
 @pytest.mark.slow
@@ -272,6 +395,13 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is() -> None:
         (("--patience", "-1"), "--patience"),
         (("--schedule", "onecyclelr", "--schedule-arg", "max_lr=0.1"), "onecyclelr"),
         (("-o", "net.py"), "net.py is a file"),
+        (("--init-seed", str(2**64)), f"A seed of {2**64} for the initial weights is too long"),
+        (("--order-seed", str(2**64)), f"A seed of {2**64} for the order of the data is too long"),
+        (("--noise-seed", str(2**64)), f"A seed of {2**64} for the label noise is too long"),
+        (
+            ("--dropout-seed", str(-(2**63) - 1)),
+            "for the draws of dropout is too long; give one from -2**",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_leaves_nothing(

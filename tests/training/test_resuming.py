@@ -129,6 +129,16 @@ def test_a_training_that_is_killed_twice_and_in_its_progress_goes_on(tmp_path: P
     assert told == [1, 2, 3, 4]
 
 
+def test_what_was_kept_stays_for_a_caller_who_still_writes(tmp_path: Path) -> None:
+    kept, told = tmp_path / "kept.pt", []
+    first = trained(DFA(), recipe(), kept, keep_ended=True)
+    assert kept.exists()
+    again = trained(DFA(), recipe(), kept, progress=lambda *done: told.append(done))
+    assert same_bits(first, again)
+    assert told == [], "no epoch was made again"
+    assert not kept.exists()
+
+
 PROGRAM = """
 import sys, time
 from tests.training.test_resuming import DFA, recipe, trained, _resuming

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -214,7 +213,7 @@ def _said(found: dict[str, Any], output: Path) -> list[str]:
 
 
 def _held(numbers: dict[str, Any]) -> str:
-    """Return loss and accuracy on held-out data; that of NaN is of no classes."""
+    """Return loss and accuracy on held-out data; there is none without classes."""
     said = f"loss {numbers['held_loss']:.4f}"
     accuracy = numbers["held_accuracy"]
-    return said if math.isnan(accuracy) else f"{said}, accuracy {100 * accuracy:.1f}%"
+    return said if accuracy is None else f"{said}, accuracy {100 * accuracy:.1f}%"
