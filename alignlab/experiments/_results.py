@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import pandas as pd
@@ -23,7 +24,7 @@ SIZE = (_styles.DOUBLE, 3.6)
 
 
 def write_results(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dataset | None) -> None:
-    """Write everything that a claim leaves, the outcome last.
+    """Write everything that a claim leaves aside, then put it in the place of what is there.
 
     Args:
         folder: Of the claim and its size.
@@ -31,12 +32,21 @@ def write_results(folder: Path, outcome: Outcome, claim: Claim, results: xr.Data
         claim: The claim.
         results: All its runs; None where they failed, and then only the outcome is written and
             the files of an earlier run are taken away.
+
+    Raises:
+        InputError: The folder cannot be written to.
+        OSError: The disk has no room, and nothing was changed.
     """
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    if results is not None:
-        _write_numbers(folder, outcome, claim, results)
-    _write_text(folder / "outcome.json", json.dumps(as_json(outcome), indent=2) + "\n")
+    with TemporaryDirectory(prefix=".results.", dir=folder) as aside:
+        drafts = Path(aside)
+        if results is not None:
+            _write_numbers(drafts, outcome, claim, results)
+        _write_text(drafts / "outcome.json", json.dumps(as_json(outcome), indent=2) + "\n")
+        for name in reversed(FILES):
+            (folder / name).unlink(missing_ok=True)
+        for name in FILES:
+            if (drafts / name).exists():
+                (drafts / name).rename(folder / name)
 
 
 def _write_numbers(folder: Path, outcome: Outcome, claim: Claim, results: xr.Dataset) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -33,7 +33,6 @@ from alignlab.experiments._outcome import (
 from alignlab.experiments._results import write_results
 from alignlab.experiments._runs import (
     Job,
-    begin_worker,
     file_name,
     is_done,
     joined,
@@ -43,6 +42,7 @@ from alignlab.experiments._runs import (
     run,
     run_of,
     seconds_of,
+    workers,
 )
 from alignlab.experiments._sizes import changed
 from alignlab.locks import Lock
@@ -50,6 +50,9 @@ from alignlab.locks import Lock
 __all__ = ["folder_of", "reproduce", "reproduce_many"]
 
 Progress = Callable[[str, int, int], None]
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a system says of a disk that takes no more."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def reproduce(
         progress: Called with the claim and how many of its cases are done.
 
     Returns:
-        What came out; a run that raises an error has the status ``failed: ...``.
+        What came out; a run that raises an error has the status ``failed: ...``. Where that was a
+        process that was killed or the disk, the files of an earlier call stay.
 
     Raises:
         MissingError: No such claim, or its data set is not there.
@@ -163,7 +167,7 @@ def reproduce_many(
             except AlignlabError as error:
                 ready.append(replace(_blank(entry, full=full), status=f"{NOT_RUN}: {error}"))
             except Exception as error:
-                ready.append(replace(_blank(entry, full=full), status=_failure(error)))
+                ready.append(replace(_blank(entry, full=full), status=_failure(error, output)))
         able = [each for each in ready if isinstance(each, Prepared)]
         executed = _executed(able, jobs=jobs, force=force, progress=progress)
         rest = iter(held.enter_context(executed))
@@ -241,19 +245,18 @@ def _executed(
         for job in every:
             job.file.unlink(missing_ok=True)
             shutil.rmtree(job.folder.parent, ignore_errors=True)
-    missing = sum(not is_done(job) for job in every)
-    if min(jobs, missing) <= 1:
+    missing = {job.file for job in every if not is_done(job)}
+    if min(jobs, len(missing)) <= 1:
         yield [
             [partial(run, job, _under(each.entry.key, progress)) for job in each.jobs]
             for each in ready
         ]
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, missing), context, initializer=begin_worker)
-    try:
-        yield [[pool.submit(run, job).result for job in each.jobs] for each in ready]
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with workers(min(jobs, len(missing))) as begin:
+        yield [
+            [begin(job) if job.file in missing else lambda: None for job in each.jobs]
+            for each in ready
+        ]
 
 
 def _under(key: str, progress: Progress) -> Progress:
@@ -285,13 +288,21 @@ def _finished(
         status = REPRODUCED if passed else NOT_REPRODUCED
         outcome = replace(outcome, checks=rows, status=status)
         write_results(prepared.folder, outcome, prepared.claim, results)
+    except (BrokenProcessPool, OSError) as error:
+        outcome = replace(outcome, status=_failure(error, prepared.folder))
     except Exception as error:
-        outcome = replace(outcome, status=_failure(error))
-        write_results(prepared.folder, outcome, prepared.claim, None)
+        outcome = replace(outcome, status=_failure(error, prepared.folder))
+        with suppress(InputError, OSError):
+            write_results(prepared.folder, outcome, prepared.claim, None)
     return outcome
 
 
-def _failure(error: Exception) -> str:
-    """Return an error as a status of one line."""
+def _failure(error: Exception, folder: Path) -> str:
+    """Return an error as a status of one line; the folder is the one that is written to."""
     text = " ".join(str(error).split())
+    if isinstance(error, BrokenProcessPool):
+        return f"{FAILED}: {text}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        advice = "make room there, and the same command goes on"
+        return f"{FAILED}: nothing can be written to {folder}: {error.strerror}; {advice}"
     return f"{FAILED}: {type(error).__name__}: {text}" if text else f"{FAILED}: {error!r}"

@@ -10,10 +10,14 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -25,11 +29,10 @@ from alignlab import plugins
 from alignlab.errors import InputError
 from alignlab.experiments._base import Case, Claim, Work
 from alignlab.experiments._catalogue import Entry
-from alignlab.recording.replacement import replacing
+from alignlab.recording.replacement import replacing, reserve
 
 __all__ = [
     "Job",
-    "begin_worker",
     "file_name",
     "is_done",
     "joined",
@@ -39,11 +42,18 @@ __all__ = [
     "run",
     "run_of",
     "seconds_of",
+    "workers",
     "write",
 ]
 
 DIGEST = "alignlab_run"
 SECONDS = "alignlab_seconds"
+
+GRACE = 1.0
+"""Seconds after a process was killed, in which Ctrl-C comes before another one is started."""
+
+OVERHEAD = 4096
+"""Bytes of names and attributes that a variable takes at most."""
 
 UNDECODED: dict[str, Any] = {"decode_times": False, "decode_timedelta": False}
 """A variable in seconds stays a number."""
@@ -157,7 +167,49 @@ def run(job: Job, progress: Callable[[str, int, int], None] = lambda *_: None) -
     shutil.rmtree(job.folder.parent, ignore_errors=True)
 
 
-def begin_worker() -> None:
+@contextmanager
+def workers(count: int) -> Iterator[Callable[[Job], Callable[[], None]]]:
+    """Yield what hands a job to one of several processes and returns what waits for its end.
+
+    That raises what the job raises, and BrokenProcessPool where its process was killed; a new
+    process takes that one's place, and no other job fails. Leaving waits for jobs that have begun.
+
+    Args:
+        count: Processes, each on one thread.
+    """
+    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+    for _ in range(count):
+        idle.put(_worker())
+    threads = ThreadPoolExecutor(count)
+    try:
+        yield lambda job: threads.submit(_run_in_worker, job, idle).result
+    finally:
+        threads.shutdown(cancel_futures=True)
+        for _ in range(count):
+            idle.get().shutdown()
+
+
+def _worker() -> ProcessPoolExecutor:
+    """Return one process, started with its first job."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin_worker)
+
+
+def _run_in_worker(job: Job, idle: SimpleQueue[ProcessPoolExecutor]) -> None:
+    """Measure a case in an idle process, and put that back, or a new one where it was killed."""
+    worker = idle.get()
+    try:
+        worker.submit(run, job).result()
+    except BrokenProcessPool as error:
+        worker.shutdown()
+        worker = _worker()
+        time.sleep(GRACE)
+        message = "a process of it was killed (out of memory?); the same command goes on"
+        raise BrokenProcessPool(message) from error
+    finally:
+        idle.put(worker)
+
+
+def _begin_worker() -> None:
     """End with the process that started this one, also where that was killed or interrupted."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -171,8 +223,14 @@ def _end_with_parent() -> None:
 
 
 def write(ds: xr.Dataset, path: Path) -> None:
-    """Write a dataset aside, then give it its name."""
+    """Write a dataset aside, then give it its name.
+
+    Raises:
+        InputError: The folder cannot be written to.
+        OSError: The disk has no room.
+    """
     with replacing(path) as draft:
+        reserve(draft.parent, ds.nbytes + OVERHEAD * (16 + len(ds.variables)))
         ds.to_netcdf(draft, format="NETCDF4", engine="netcdf4")
 
 

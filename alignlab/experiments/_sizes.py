@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,8 @@ def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str,
         changes: New values by name.
 
     Raises:
-        InputError: The setting has no size of a name, or its values are of another kind.
+        InputError: The setting has no size of a name, its values are of another kind, or a new
+            one is not finite, or is below 1 where its own is a positive integer.
     """
     own, changes = plain(setting), plain(changes)
     for name, value in changes.items():
@@ -33,6 +35,15 @@ def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str,
             message = (
                 f"{name} of {key} is {json.dumps(own[name])}; {json.dumps(value)} is of another "
                 "kind; give its like."
+            )
+            raise InputError(message)
+        if not _is_finite(value):
+            message = f"{name} of {key} is {json.dumps(own[name])}; give finite numbers."
+            raise InputError(message)
+        if not _is_positive(own[name], value):
+            message = (
+                f"{name} of {key} is {json.dumps(own[name])}; {json.dumps(value)} is too small; "
+                "give 1 or more."
             )
             raise InputError(message)
     return {name: value for name, value in changes.items() if value != own[name]}
@@ -47,3 +58,20 @@ def _is_alike(own: Any, value: Any) -> bool:
     if isinstance(own, list) and isinstance(value, list):
         return bool(value) and all(_is_alike(own[0], each) for each in value)
     return isinstance(value, type(own)) or own is None
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether no number within a value is infinite or NaN."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_positive(own: Any, value: Any) -> bool:
+    """Return whether a value alike has positive integers where its own are positive integers."""
+    if isinstance(own, list) and isinstance(value, list):
+        return all(_is_positive(own[0], each) for each in value)
+    is_count = isinstance(own, int) and not isinstance(own, bool) and own > 0
+    return not is_count or value > 0

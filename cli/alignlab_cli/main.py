@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
@@ -31,6 +33,10 @@ RESUMED = ("train", "reproduce")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+UNREAD = 141
+"""Exit code where nobody reads stdout any more, as shells have it."""
 
 
 class Refused(click.ClickException):
@@ -82,6 +88,9 @@ class Commands(click.Group):
             goes_on = ctx.invoked_subcommand in RESUMED
             click.echo(f"Interrupted.{' The same command goes on.' if goes_on else ''}", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(UNREAD) from None
 
 
 @contextmanager
@@ -102,7 +111,7 @@ def _one_line_errors() -> Iterator[None]:
     """Turn any error into one line: exit code 2 for what alignlab refuses, 1 for the rest."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
         raise
     except AlignlabError as error:
         raise Refused(_one_line(str(error))) from error
@@ -122,7 +131,10 @@ def alignlab(*, debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; exit codes are 0, 1 (not foreseen), 2 (refused), 130 (interrupted)."""
+    """Run the command line.
+
+    Exit codes are 0, 1 (not foreseen), 2 (refused), 130 (interrupted), 141 (stdout was closed).
+    """
     alignlab(prog_name="alignlab")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -38,8 +39,13 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Take the bar off the terminal, before something else is printed there."""
         if self._shown and self._terminal:
-            click.echo("\r\033[K", nl=False, err=True)
+            self._shown = False
+            _say("\r\033[K", nl=False)
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """Show a step of the work, at most ten times a second (every ten seconds in a log)."""
@@ -51,7 +57,13 @@ class Progress:
             self._next = now + 0.1
             filled = WIDTH * done // max(total, 1)
             bar = "#" * filled + "-" * (WIDTH - filled)
-            click.echo(f"\r\033[K[{bar}] {label} {done}/{total}", nl=False, err=True)
+            _say(f"\r\033[K[{bar}] {label} {done}/{total}", nl=False)
         else:
             self._next = now + 10.0
-            click.echo(f"{label} {done}/{total} ({now - self._start:.0f} s)", err=True)
+            _say(f"{label} {done}/{total} ({now - self._start:.0f} s)")
+
+
+def _say(text: str, *, nl: bool = True) -> None:
+    """Print on stderr, and go on where nobody reads it any more."""
+    with suppress(BrokenPipeError):
+        click.echo(text, nl=nl, err=True)

@@ -296,3 +296,12 @@ def test_shell_completion_offers_the_rules() -> None:
         text=True,
     )
     assert "plain,dfa" in finished.stdout.splitlines()
+
+
+def test_nothing_is_said_where_nobody_reads_the_output() -> None:
+    unread, pipe = os.pipe()
+    os.close(unread)
+    words = [sys.executable, "-m", "alignlab_cli", "list", "rules"]
+    ended = subprocess.run(words, check=False, stdout=pipe, stderr=subprocess.PIPE)
+    os.close(pipe)
+    assert (ended.returncode, ended.stderr) == (141, b"")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from alignlab.experiments import _kept
 from alignlab.experiments._outcome import Outcome
+from alignlab_cli import progress
 from alignlab_cli.main import alignlab
-from tests.experiments.meadow import planted, sow
+from tests.experiments.meadow import PACKAGE, planted, sow
 
 
 @pytest.fixture
@@ -158,3 +163,48 @@ def test_where_nothing_could_be_run_the_exit_code_is_1(
     silent = run("grass2001", "--full", "-q")
     assert not silent.stdout
     assert "R1  grass2001:clover: not run: mnist is read from" in silent.stderr
+
+
+def test_a_quiet_command_says_on_stderr_why_a_claim_failed(work: Path) -> None:
+    sow(work, "clover", identity="R1", measure='raise RuntimeError("dry")')
+    result = run("R1", "-q", "-o", "out", "--jobs", "1")
+    assert result.exit_code == 1
+    assert result.stdout == "out/grass2001/clover/fast\n"
+    assert result.stderr.splitlines()[0] == "R1  grass2001:clover: failed: RuntimeError: dry"
+
+
+def test_the_bar_is_gone_before_a_claim_is_printed(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(progress, "sys", terminal)
+    sow(work, "clover", identity="R1")
+    said = run("R1", "--jobs", "1").output
+    assert "] grass2001:clover 0/4" in said
+    assert "\rR1  grass2001:clover  fast\n" in said
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_pipe_stops_no_claim(work: Path, tmp_path: Path, closed: str) -> None:
+    slow = "[work.progress('growing', i, 9) or time.sleep(0.1) for i in range(9)]"
+    sow(work, "clover", identity="R1", runs=1, measure=slow)
+    sow(work, "daisy", identity="R2", runs=1, measure=slow)
+    code = (
+        "from alignlab.experiments import _catalogue\n"
+        "from alignlab_cli import main, progress\n"
+        "if __name__ == '__main__':\n"
+        f"    _catalogue.PACKAGE, progress.QUIET_SECONDS = {PACKAGE!r}, 0.0\n"
+        "    main.main()\n"
+    )
+    (tmp_path / "go.py").write_text(code)
+    unread, pipe = os.pipe()
+    os.close(unread)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, closed: pipe}
+    words = [sys.executable, tmp_path / "go.py", "reproduce", "--all", "--jobs", "1", "-o", "out"]
+    ended = subprocess.run(words, check=False, text=True, **pipes)  # type: ignore[call-overload]
+    os.close(pipe)
+    assert ended.returncode == (141 if closed == "stdout" else 0)
+    assert "Error" not in (ended.stderr or "")
+    for claim in ("clover", "daisy"):
+        outcome = json.loads(Path("out/grass2001", claim, "fast/outcome.json").read_text())
+        assert outcome["status"] == "reproduced"

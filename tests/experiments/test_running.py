@@ -289,7 +289,7 @@ def test_changed_sizes_are_told_and_lie_beside_the_claims_own(work: Path, tmp_pa
         ),
         ({"runs": True}, "runs of grass2001:clover is 2; true is of another kind; give its like."),
         ({"runs": 1.5}, "runs of grass2001:clover is 2; 1.5 is of another kind; give its like."),
-        ({"runs": 0}, "grass2001:clover has no runs with runs=0; ask for more."),
+        ({"runs": 0}, "runs of grass2001:clover is 2; 0 is too small; give 1 or more."),
     ],
 )
 def test_a_change_that_does_not_fit_is_refused(

@@ -8,6 +8,7 @@ import math
 import os
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def command(
     starts anew.
 
     Exit code 0: every claim that was run is reproduced; 1: one is not, or none was run; 2:
-    refused; 130: interrupted.
+    refused; 130: interrupted; 141: all was run, and nobody read what was printed.
     """
     entries = _chosen(names, every=every, listing=listing)
     if listing:
@@ -124,7 +125,9 @@ def command(
                 raise MissingError(outcome.status.partition(": ")[2])
             outcomes.append(outcome)
             folder = folder_of(entry, output, full=not fast, changes=outcome.changed)
-            _show(outcome, folder, quiet=quiet, as_json=as_json)
+            progress.clear()
+            with suppress(BrokenPipeError):
+                _show(outcome, folder, quiet=quiet, as_json=as_json)
     _end(outcomes, quiet=quiet, as_json=as_json)
 
 
@@ -185,10 +188,14 @@ def _show_list(entries: Sequence[Entry], *, as_json: bool) -> None:
 
 def _show(outcome: Outcome, folder: Path, *, quiet: bool, as_json: bool) -> None:
     """Print what came out of a claim as soon as it is there."""
+    from alignlab.experiments._outcome import FAILED
+
     if as_json:
         return
-    if not outcome.was_run:
+    failed = outcome.status.startswith(FAILED)
+    if not outcome.was_run or (quiet and failed):
         click.echo(f"{outcome.identity}  {outcome.key}: {outcome.status}\n", err=quiet)
+    if not outcome.was_run:
         return
     if quiet:
         click.echo(folder)
