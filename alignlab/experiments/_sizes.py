@@ -40,7 +40,7 @@ def changed(key: str, setting: Setting, changes: Mapping[str, Any]) -> dict[str,
         if not _is_finite(value):
             message = f"{name} of {key} is {json.dumps(own[name])}; give finite numbers."
             raise InputError(message)
-        if not _is_positive(own[name], value):
+        if not name.endswith("_seed") and not _is_positive(own[name], value):
             message = (
                 f"{name} of {key} is {json.dumps(own[name])}; {json.dumps(value)} is too small; "
                 "give 1 or more."
