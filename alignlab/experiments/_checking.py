@@ -7,9 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from alignlab.experiments._base import Check
-from alignlab.experiments._statistics import interval_of_mean, interval_of_share
+from alignlab.experiments._statistics import (
+    interval_of_mean,
+    interval_of_share,
+    jackknifed,
+)
 
-__all__ = ["mean_check", "rises", "share_check", "worst_check"]
+__all__ = ["mean_check", "ratio_check", "rises", "share_check", "worst_check"]
 
 
 def mean_check(
@@ -58,6 +62,34 @@ def mean_check(
         parts.append(f"{near[0]:.3f} within {near[1]:g}")
     expected = " and ".join(parts) or "no bound"
     return Check(what, mean, expected, passed, stated, low, high, chance, values.size)
+
+
+def ratio_check(
+    what: str,
+    values: np.ndarray,
+    others: np.ndarray,
+    *,
+    most: float,
+    stated: str = "",
+    chance: str = "",
+) -> Check:
+    """Return the check that the mean of runs is at most so much of the mean of others.
+
+    Args:
+        what: What the ratio is.
+        values: One for each run; the interval is that of ``jackknifed``.
+        others: Of the same runs in the same order.
+        most: Largest ratio that passes.
+        stated: What the source or we have for it.
+        chance: What would come out by chance.
+    """
+    ratio, low, high = jackknifed(_ratio_of_means, values, others)
+    passed, count = bool(ratio <= most), len(values)
+    return Check(what, ratio, f"<= {most:g}", passed, stated, low, high, chance, count)
+
+
+def _ratio_of_means(values: np.ndarray, others: np.ndarray) -> float:
+    return float(values.mean() / others.mean())
 
 
 def rises(what: str, values: np.ndarray, *, stated: str = "", chance: str = "") -> Check:

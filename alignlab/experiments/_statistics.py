@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import stats
 
-__all__ = ["interval_of_mean", "interval_of_pairs", "interval_of_share"]
+__all__ = ["interval_of_mean", "interval_of_pairs", "interval_of_share", "jackknifed"]
 
 
 def interval_of_mean(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float, float]:
@@ -60,9 +62,7 @@ def interval_of_pairs(values: np.ndarray, *, level: float = 0.95) -> tuple[float
     mean = total / (count * (count - 1)) if count > 1 else nothing
     if count < 3:
         return mean, nothing, nothing
-    left = (total - 2 * sums) / ((count - 1) * (count - 2))
-    spread = np.sqrt((count - 1) / count * np.square(left - left.mean()).sum())
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1) * spread)
+    half = _half_width((total - 2 * sums) / ((count - 1) * (count - 2)), level)
     return mean, mean - half, mean + half
 
 
@@ -81,3 +81,39 @@ def interval_of_share(count: int, total: int, *, level: float = 0.95) -> tuple[f
     """
     found = stats.binomtest(count, total).proportion_ci(level, method="wilson")
     return count / total, float(found.low), float(found.high)
+
+
+def jackknifed(
+    statistic: Callable[..., float], *columns: np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Return a statistic of runs, such as a ratio of means, and the edges of its interval.
+
+    The spread is that over leaving out one run at a time (Tukey 1958), with Student's t of the
+    runs less one.
+
+    Args:
+        statistic: Takes the columns.
+        *columns: Of the same runs in the same order, shape ``(n_runs, ...)`` each.
+        level: Coverage.
+
+    Returns:
+        The number and both edges; the edges are NaN for fewer than three runs.
+
+    Example:
+        >>> value, low, high = jackknifed(np.mean, np.array([1.0, 2.0, 3.0]))
+        >>> round(value, 2), round(low, 2), round(high, 2)
+        (2.0, -0.48, 4.48)
+    """
+    value, count, nothing = float(statistic(*columns)), len(columns[0]), float("nan")
+    if count < 3:
+        return value, nothing, nothing
+    left = [statistic(*(np.delete(each, out, axis=0) for each in columns)) for out in range(count)]
+    half = _half_width(np.array(left), level)
+    return value, value - half, value + half
+
+
+def _half_width(left: np.ndarray, level: float) -> float:
+    """Return half of the jackknife's interval from what is found without each run in turn."""
+    count = len(left)
+    spread = np.sqrt((count - 1) / count * np.square(left - left.mean()).sum())
+    return float(stats.t.ppf(0.5 + level / 2, count - 1) * spread)

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from alignlab.errors import DivergedError
 from alignlab.experiments._base import Case, Check, Claim, Setting, Work
-from alignlab.experiments._checking import mean_check, share_check
+from alignlab.experiments._checking import mean_check, ratio_check, share_check
 from alignlab.experiments._drawing import level, whiskers
 from alignlab.experiments._selection import chosen, crossed, over_seeds
-from alignlab.experiments.boopathy2022._jackknife import jackknifed
 from alignlab.experiments.boopathy2022._recurrent import (
     Recurrent,
     additions,
@@ -124,7 +123,7 @@ class Additions(Claim):
         constant = float(chosen(results, rule="bp", width=most)["loss_of_constant"].mean())
         stated = self.stated.get(most, {}) if setting["steps"] == 20 else {}
         found = [
-            _ratio_check(loss, rule, other, units=most, most=bound, stated=stated)
+            _over(loss, rule, other, units=most, most=bound, stated=stated)
             for other, bound in BOUNDS.items()
             for rule in ("align-zero", "align-ada")
         ]
@@ -179,7 +178,7 @@ class Additions(Claim):
         figure.legend(loc="outside right center")
 
 
-def _ratio_check(
+def _over(
     loss: Mapping[str, np.ndarray],
     rule: str,
     other: str,
@@ -189,18 +188,13 @@ def _ratio_check(
     stated: Mapping[str, str],
 ) -> Check:
     """Return the ratio of the mean losses of two rules, with its interval over paired seeds."""
-    ratio, low, high = jackknifed(lambda a, b: a.mean() / b.mean(), loss[rule], loss[other])
     without = float(loss["last"].mean() / loss[other].mean())
-    return Check(
+    return ratio_check(
         f"mean test loss of {rule} over that of {NAMES[other]}, {units} units",
-        ratio,
-        f"<= {most}",
-        ratio <= most,
+        *(loss[rule], loss[other]),
+        most=most,
         stated=f"ours earlier: {stated[rule]} against {stated[other]}" if stated else "",
-        low=low,
-        high=high,
         chance=f"{without:.2f} where the body learns nothing",
-        runs=len(loss[rule]),
     )
 
 

@@ -14,6 +14,7 @@ from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import level, whiskers
 from alignlab.experiments._selection import crossed, over_seeds
 from alignlab.experiments.boopathy2022._convolutions import Convolutional
+from alignlab.experiments.boopathy2022._distance import distance_falls
 from alignlab.experiments.boopathy2022._setting import (
     COLOURS,
     fit,
@@ -116,13 +117,9 @@ class Convolutions(Claim):
             for rule in ALIGNED
         ]
         for rule in ALIGNED:
-            gaps = [abs(float(np.mean(at[rule, w] - at["bp", w]))) for w in (narrow, wide)]
-            what = (
-                f"distance of {rule} from BP at {narrow} maps minus that at {wide}, "
-                "percentage points"
-            )
-            fall = gaps[0] - gaps[1]
-            found.append(Check(what, fall, "> 0", fall > 0, runs=setting["seeds"]))
+            gaps = [at[rule, width] - at["bp", width] for width in (narrow, wide)]
+            what = f"distance of {rule} from BP at {narrow} maps minus that at {wide}"
+            found.append(distance_falls(what, *gaps))
         found.append(
             mean_check(
                 f"test error of DFA minus that of align-zero at {wide} maps, percentage points",

@@ -40,9 +40,10 @@ class ScoreByWidth(Claim):
         "with input correlations scaled by the errors: their alignment score grows with the width "
         "towards 1, and is above that with the errors of a training on permuted labels."
     )
-    provenance: ClassVar[Provenance] = "read in the paper"
+    provenance: ClassVar[Provenance] = "recalled"
     source: ClassVar[str] = (
-        "abstract and title of the first version; that the score grows with the width is recalled; "
+        "alignment is in the abstract and the title of the first version, its growth with the "
+        "width recalled; "
         "score as in its code but in closed form, and the changes themselves are shuffled where "
         "the code shuffles the trained weight; permuted labels, digits and bounds are ours"
     )

@@ -13,7 +13,7 @@ from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, 
 from alignlab.experiments._checking import mean_check
 from alignlab.experiments._drawing import curve, level
 from alignlab.experiments._selection import chosen, crossed, over_seeds
-from alignlab.experiments.boopathy2022._jackknife import jackknifed
+from alignlab.experiments.boopathy2022._distance import distance_falls
 from alignlab.experiments.boopathy2022._setting import (
     COLOURS,
     fit,
@@ -125,7 +125,7 @@ class WidthSweep(Claim):
             for rule in ALIGNED
         ]
         return found + [
-            _fall(
+            distance_falls(
                 f"distance of {rule} from BP at width {narrow} minus that at {wide}",
                 *(at[rule, width] - at["bp", width] for width in (narrow, wide)),
                 stated=f"{EARLIER}: {gap}, 0.9 at 1024" if narrow == 64 else "",
@@ -147,14 +147,6 @@ class WidthSweep(Claim):
         axes.set_xlabel("width (units)")
         axes.set_ylabel("test error (%)")
         figure.legend(loc="outside right center")
-
-
-def _fall(what: str, narrow: np.ndarray, wide: np.ndarray, *, stated: str) -> Check:
-    """Return the check that the mean of a difference is closer to 0 in wide networks."""
-    fall, low, high = jackknifed(lambda a, b: abs(a.mean()) - abs(b.mean()), narrow, wide)
-    return Check(
-        f"{what}, percentage points", fall, "> 0", fall > 0, stated, low, high, "0", len(narrow)
-    )
 
 
 def _best(results: xr.Dataset, rule: str, width: int) -> np.ndarray:

@@ -57,12 +57,12 @@ class AlignedStart(Claim):
     full: ClassVar[Setting | None] = {**fast, "seeds": 30}
     caption = (
         "Gradient alignment before the first step (cosine of the error signals of all hidden "
-        "layers of a sample at the pre-activations as one vector, mean over 300 training samples) "
-        "and accuracy on the 360 test digits after 10 epochs of DFA, from torch's initial weights "
-        "and from W_l = F_l F_(l-1)', W_L = F_(L-1)' brought to the same norms (the first layer as "
-        "it is); 64-64-64-10 without biases, digits standardised globally, summed cross-entropy, "
-        "SGD lr .001, batch 32, feedback U(-1,1)/8. Dots: {seeds} seeds of weights, feedback and "
-        "order; bars: mean with 95% interval."
+        "layers of a sample at the pre-activations as one vector, mean over {probed} training "
+        "samples) and accuracy on the 360 test digits after {epochs} epochs of DFA, from torch's "
+        "initial weights and from W_l = F_l F_(l-1)', W_L = F_(L-1)' brought to the same norms "
+        "(the first layer as it is); 64-64-64-10 without biases, digits standardised globally, "
+        "summed cross-entropy, SGD lr {lr}, batch {batch}, feedback U(-1,1)/8. Dots: {seeds} "
+        "seeds of weights, feedback and order; bars: mean with 95% interval."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:

@@ -13,6 +13,7 @@ from alignlab.experiments._base import Case, Check, Claim, Provenance, Setting, 
 from alignlab.experiments._checking import mean_check, worst_check
 from alignlab.experiments._drawing import legend_beside, level
 from alignlab.experiments._selection import chosen, crossed
+from alignlab.experiments._statistics import jackknifed
 from alignlab.experiments.refinetti2021._linear import (
     alignment_matrices,
     cosine_to_identity,
@@ -138,19 +139,11 @@ class AlignmentMatrices(Claim):
 
 
 def _fall(words: str, condition: np.ndarray, alignment: np.ndarray) -> Check:
-    """Return the check that alignment falls with the condition number.
-
-    The interval is the jackknife's, which leaves out one seed with all its layers at a time.
-    """
-    number, count = _rank_correlation(condition, alignment), len(condition)
-    keep = [np.arange(count) != out for out in range(count)]
-    left = np.array([_rank_correlation(condition[one], alignment[one]) for one in keep])
-    spread = ((count - 1) / count * np.square(left - left.mean()).sum()) ** 0.5
-    half = float(stats.t.ppf(0.975, count - 1) * spread) if count > 1 else float("nan")
-    edges = number - half, number + half
+    """Return the check that alignment falls with the condition number, a seed with all layers."""
+    number, low, high = jackknifed(_rank_correlation, condition, alignment)
     what = f"{words}: rank correlation of condition number and WA_l, all layers"
     return Check(
-        what, number, "< 0, interval included", edges[1] < 0.0, "", *edges, "0", runs=count
+        what, number, "< 0, interval included", high < 0.0, "", low, high, "0", len(condition)
     )
 
 

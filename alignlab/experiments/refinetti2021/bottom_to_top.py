@@ -56,12 +56,12 @@ class BottomToTop(Claim):
     }
     full: ClassVar[Setting | None] = {**fast, "noise": (0.0, 0.5, 0.9), "seeds": (10, 10, 10)}
     caption = (
-        "Gradient alignment of the hidden layers (mean over 300 training samples, with their "
-        "labels of the training, of the cosine of error signals at the pre-activations) over "
-        "training by DFA; digits (1,500, standardised globally), tanh 64-64-64-64-10 without "
-        "biases, summed cross-entropy, SGD lr .003, batch 32, 200 epochs, feedback U(-1,1)/8; a "
-        "share p of the labels is drawn anew from all classes. Bands: 95% over seeds of "
-        "weights, feedback, order and noise; dotted: half-times, means over seeds."
+        "Gradient alignment of the hidden layers (mean over {probed} training samples, with "
+        "their labels of the training, of the cosine of error signals at the pre-activations) "
+        "over training by DFA; digits ({samples}, standardised globally), tanh 64-64-64-64-10 "
+        "without biases, summed cross-entropy, SGD lr {lr}, batch {batch}, {epochs} epochs, "
+        "feedback U(-1,1)/8; a share p of the labels is drawn anew from all classes. Bands: 95% "
+        "over seeds of weights, feedback, order and noise; dotted: half-times, means over seeds."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:

@@ -68,10 +68,11 @@ class DeepDegeneracy(Claim):
     full: ClassVar[Setting | None] = {**fast, "inits": 10}
     caption = (
         "Cosine of all weights, flattened, of pairs of runs from different initial weights: DFA "
-        "with one feedback for all, DFA with another feedback each, backpropagation. Digits (1,500 "
-        "to train, standardised globally), 64-64-64-64-10 without biases, torch's initial weights, "
-        "summed cross-entropy, SGD lr .003, batch 32, 80 epochs, feedback U(-1,1)/8. Dots: pairs "
-        "of {inits} runs; bars: mean over pairs and its 95% interval, by the jackknife over runs."
+        "with one feedback for all, DFA with another feedback each, backpropagation. Digits "
+        "({samples} to train, standardised globally), 64-64-64-64-10 without biases, torch's "
+        "initial weights, summed cross-entropy, SGD lr {lr}, batch {batch}, {epochs} epochs, "
+        "feedback U(-1,1)/8. Dots: pairs of {inits} runs; bars: mean over pairs and its 95% "
+        "interval, by the jackknife over runs."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:

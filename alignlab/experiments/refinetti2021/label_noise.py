@@ -53,11 +53,12 @@ class LabelNoise(Claim):
     caption = (
         "Gradient alignment of the first hidden layer, and weight alignment of all layers "
         "together, over training by DFA with a share p of the labels drawn anew from all classes "
-        "(.9 p of them wrong; the test labels are clean and not used). Alignment: mean over 300 "
-        "training samples, with their labels of the training, of the cosine of error signals at "
-        "the pre-activations. Digits (1,500, standardised globally), tanh 64-64-64-64-10 without "
-        "biases, summed cross-entropy, SGD lr .003, batch 32, 200 epochs, feedback U(-1,1)/8. Bands"
-        ": 95% over seeds of weights, feedback, order and noise."
+        "(.9 p of them wrong; the test labels are clean and not used). Alignment: mean over "
+        "{probed} training samples, with their labels of the training, of the cosine of error "
+        "signals at the pre-activations. Digits ({samples}, standardised globally), tanh "
+        "64-64-64-64-10 without biases, summed cross-entropy, SGD lr {lr}, batch {batch}, "
+        "{epochs} epochs, feedback U(-1,1)/8. Bands: 95% over seeds of weights, feedback, order "
+        "and noise."
     )
 
     def cases(self, setting: Setting) -> Sequence[Case]:
