@@ -52,6 +52,9 @@ SECONDS = "alignlab_seconds"
 GRACE = 1.0
 """Seconds after a process was killed, in which Ctrl-C comes before another one is started."""
 
+CAN_HOLD = hasattr(signal, "pthread_sigmask")
+"""Whether a thread can keep Ctrl-C from the processes that it starts; not on Windows."""
+
 OVERHEAD = 4096
 """Bytes of names and attributes that a variable takes at most."""
 
@@ -180,7 +183,7 @@ def workers(count: int) -> Iterator[Callable[[Job], Callable[[], None]]]:
     idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
     for _ in range(count):
         idle.put(_worker())
-    threads = ThreadPoolExecutor(count)
+    threads = ThreadPoolExecutor(count, initializer=_hold_interrupts)
     try:
         yield lambda job: threads.submit(_run_in_worker, job, idle).result
     finally:
@@ -209,9 +212,17 @@ def _run_in_worker(job: Job, idle: SimpleQueue[ProcessPoolExecutor]) -> None:
         idle.put(worker)
 
 
+def _hold_interrupts() -> None:
+    """Let the processes that a thread starts import in peace: they wait with an interrupt."""
+    if CAN_HOLD:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 def _begin_worker() -> None:
     """End with the process that started this one, also where that was killed or interrupted."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if CAN_HOLD:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -174,6 +176,42 @@ def test_a_killed_one_goes_on_and_ends_with_the_bits_of_an_unbroken_one(
     reproduce("R1", output=tmp_path / "whole")
     assert numbers(output).identical(numbers(tmp_path / "whole"))
     assert said(output) == said(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an interrupt cannot be held there")
+def test_an_interrupt_while_processes_import_ends_them_without_a_word(
+    work: Path, tmp_path: Path
+) -> None:
+    sow(work, "clover", identity="R1", runs=3)
+    code = (
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "here = Path(__file__).parent\n"
+        "if __name__ == '__mp_main__':\n"
+        "    (here / f'importing-{os.getpid()}').touch()\n"
+        "    time.sleep(2)\n"
+        "if __name__ == '__main__':\n"
+        "    from alignlab.experiments import _catalogue, reproduce\n"
+        f"    _catalogue.PACKAGE = {PACKAGE!r}\n"
+        "    try:\n"
+        "        reproduce('R1', output=here / 'out', jobs=2)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted')\n"
+    )
+    (tmp_path / "go.py").write_text(code)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "go.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("importing-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert not list((tmp_path / "out").rglob("*.nc"))
 
 
 def test_a_run_that_fails_is_one_line_and_stops_no_other(work: Path, tmp_path: Path) -> None:
