@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -181,18 +181,18 @@ class Learner:
         self._follow()
         rule = self.rule.at_step(self._number)
         is_started = self._state is not None and not rule.is_derived
-        only_direct = is_started and type(rule).updates is DirectRule.updates
+        only = _way(rule) if is_started else None
         capture = Capture(
             *(self.model, self._loss_function, x, y),
             layers=self._layers,
             keep_state=True,
             structures=self._structures,
-            only_direct=only_direct,
+            only=only,
         )
         try:
             if self._state is None or rule.is_derived:
                 self._state = rule.start(capture, seed=self._seed)
-            if isinstance(rule, DirectRule) and only_direct:
+            if isinstance(rule, DirectRule) and only == "direct":
                 updates = direct_step(
                     *(capture, self._state),
                     sent=lambda error: rule.sent(error, y),
@@ -201,7 +201,10 @@ class Learner:
             else:
                 found = complete(self._found(capture, rule), self.model, rule=rule.label)
                 self._state = self._state if found.state is None else found.state
-                updates = {name: one.detach().clone() for name, one in found.parameters.items()}
+                if only == "replaced":
+                    updates = owned(found.parameters, dict(self.model.named_parameters()))
+                else:
+                    updates = {name: one.detach().clone() for name, one in found.parameters.items()}
             if type(rule).followed is not Rule.followed:
                 self._before = _copied(self.model)
             return capture.loss.detach(), updates
@@ -211,8 +214,7 @@ class Learner:
     def _found(self, capture: Capture, rule: Rule) -> Updates:
         """Return what the rule yields; the true gradients are had where it may look at them."""
         assert self._state is not None
-        only_replaces = type(rule).updates is ReplacedWeightRule.updates
-        if isinstance(rule, ReplacedWeightRule) and only_replaces:
+        if isinstance(rule, ReplacedWeightRule) and _way(rule) == "replaced":
             return capture.replaced(rule.acting(self._state), parameters=True)
         true = capture.reference(parameters=not rule.has_signals)
         return rule.updates(Task(capture, true), self._state)
@@ -230,6 +232,15 @@ class Learner:
         if has_moved and self._state is not None:
             self._state = self.rule.followed(self._state, before=self._before, after=after)
             self._before = {}
+
+
+def _way(rule: Rule) -> Literal["direct", "replaced"] | None:
+    """Return the one backward pass that a rule is; None where it may ask for others."""
+    ways: dict[Any, Literal["direct", "replaced"]] = {
+        DirectRule.updates: "direct",
+        ReplacedWeightRule.updates: "replaced",
+    }
+    return ways.get(type(rule).updates)
 
 
 def _seeds(rule: Rule) -> list[int]:

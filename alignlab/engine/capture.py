@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from types import MappingProxyType
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class Capture:
         layers: Sequence[str] | None = None,
         keep_state: bool = False,
         structures: Structures | None = None,
-        only_direct: bool = False,
+        only: Literal["direct", "replaced"] | None = None,
     ) -> None:
         """Run the forward pass in the model's present mode.
 
@@ -78,8 +78,9 @@ class Capture:
             keep_state: Whether random states and buffers stay as the forward pass left them,
                 as a training step wants it.
             structures: Knows earlier passes of the model, and learns this one.
-            only_direct: Whether a step of direct feedback is all that is asked for, so that no
-                weights, random states and buffers need be kept.
+            only: What alone is asked for in a training step: one backward pass of direct
+                feedback, for which no weights need be kept, or with replaced weights. The pass
+                is then not run again, so that no random states and buffers are kept either.
 
         Raises:
             MeasurementError: The model cannot be measured truthfully; says why.
@@ -89,10 +90,10 @@ class Capture:
         self.x, self.y, self.chosen = x, y, layers
         ready = structures.prepared(model, layers) if structures else Prepared(model, layers)
         modules, self._is_compiled = ready.modules, ready.is_compiled
-        is_light = only_direct and keep_state and ready.needs_no_record
+        is_light = only == "direct" and keep_state and ready.needs_no_record
         self._weights = {} if is_light else own_weights(modules)
-        self._swap = WeightSwap({}) if is_light else weight_swap(model, modules)
-        self._state = None if is_light else State.of(model)
+        self._swap = WeightSwap({}) if is_light else weight_swap(model, self._weights)
+        self._state = None if only and keep_state else State.of(model)
         attachment = ready.attachment if is_light else Attachment(modules, self._swap)
         try:
             with torch.enable_grad(), plainly(compiled=self._is_compiled):
@@ -113,7 +114,7 @@ class Capture:
         self.layers = self.layout.layers
         known.once("above", lambda: refuse_weights_above(start, self.layout.calls, model))
         self._weights |= {call.module_name: call.weight.detach() for call in self.layout.calls}
-        self._exchange = Exchange(self._swap, self.layout.calls, start, model)
+        self._exchange = Exchange(self._swap, self.layout.calls, start, model, known=known)
 
     @property
     def state(self) -> State:

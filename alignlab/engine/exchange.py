@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from torch import Tensor, nn
 
 from alignlab.engine.attach import Call
-from alignlab.engine.modules import own_weights, plain_name
+from alignlab.engine.modules import plain_name
 from alignlab.engine.products import (
     Use,
     frozen_uses,
@@ -18,6 +18,7 @@ from alignlab.engine.products import (
     refuse_hidden_weights,
     use_in,
 )
+from alignlab.engine.structure import Structure
 from alignlab.engine.swap import WeightSwap
 from alignlab.errors import MeasurementError
 
@@ -32,7 +33,13 @@ class Exchange:
     """
 
     def __init__(
-        self, swap: WeightSwap, calls: Sequence[Call], start: Any, model: nn.Module
+        self,
+        swap: WeightSwap,
+        calls: Sequence[Call],
+        start: Any,
+        model: nn.Module,
+        *,
+        known: Structure | None = None,
     ) -> None:
         """Keep what was captured.
 
@@ -41,11 +48,13 @@ class Exchange:
             calls: Measured calls.
             start: Autograd node of the loss, or of the output layer's pre-activation.
             model: The model.
+            known: What is known of graphs of this structure.
         """
         self._swap: Final = swap
         self._calls: Final = calls
         self._start: Final = start
         self._model: Final = model
+        self._known: Final = known or Structure()
         self._is_ready = False
 
     @property
@@ -60,6 +69,8 @@ class Exchange:
     @cached_property
     def others(self) -> dict[str, Tensor]:
         """Parameters that act as weights outside of measured modules, detached, by name."""
+        if not self._others:
+            return {}
         named = {plain_name(name): p for name, p in self._model.named_parameters()}
         return {use.owner: named[use.owner].detach() for use in self._others}
 
@@ -82,7 +93,8 @@ class Exchange:
         """
         if self._is_ready:
             return
-        refuse_hidden_weights(self._start, self._calls, self._model)
+        captured = self._start, self._calls, self._model
+        self._known.once("hidden weights", lambda: refuse_hidden_weights(*captured))
         hidden = [call for call in self._calls if not call.weight_seen]
         unseen = [call.name for call in hidden if not self._is_claimed(use_in(call))]
         if unseen:
@@ -110,8 +122,9 @@ class Exchange:
 
     @cached_property
     def _others(self) -> list[Use]:
-        found = other_uses(self._start, self._calls, self._model)
-        return found + self._frozen[0]
+        captured = self._start, self._calls, self._model
+        has_others = self._known.once("other weights", lambda: bool(other_uses(*captured)))
+        return (other_uses(*captured) if has_others else []) + self._frozen[0]
 
     @cached_property
     def _frozen(self) -> tuple[list[Use], str]:
@@ -134,12 +147,12 @@ def _unseen(names: Sequence[str]) -> MeasurementError:
     )
 
 
-def weight_swap(model: nn.Module, modules: Mapping[str, nn.Module]) -> WeightSwap:
+def weight_swap(model: nn.Module, weights: Mapping[str, Tensor]) -> WeightSwap:
     """Return what a model's forward pass saves its weights through.
 
     Args:
         model: The model.
-        modules: Its measured modules by name.
+        weights: Of its measured modules, those that are parameters, by name.
     """
     others = {plain_name(n): p for n, p in model.named_parameters() if p.dim() > 1}
-    return WeightSwap(own_weights(modules), others=others, volatile=model.buffers())
+    return WeightSwap(weights, others=others, volatile=model.buffers())

@@ -168,12 +168,13 @@ def frozen_uses(
     Returns:
         The products, and why there may be more of them; empty where there are not.
     """
-    own = {id(parameter) for call in calls for parameter in call.module.parameters()}
     frozen = {
         plain_name(name): p
         for name, p in model.named_parameters()
-        if not p.requires_grad and p.dim() > 1 and id(p) not in own
+        if not p.requires_grad and p.dim() > 1
     }
+    own = {id(p) for call in calls for p in call.module.parameters()} if frozen else set()
+    frozen = {name: p for name, p in frozen.items() if id(p) not in own}
     found: list[Use] = []
     doubt = ""
     for node in _outside(start, calls) if frozen else ():

@@ -16,7 +16,7 @@ from alignlab.engine.follow import Followed
 from alignlab.engine.forward import is_compiled, plainly
 from alignlab.engine.graph import refuse_custom_backwards
 from alignlab.engine.layout import Layout
-from alignlab.engine.modules import measured_modules
+from alignlab.engine.modules import measured_modules, own_weights
 from alignlab.engine.plan import Direct, Plan, Replaced
 from alignlab.engine.statistics import Flushed
 from alignlab.errors import MeasurementError
@@ -99,7 +99,9 @@ class Stream:
         if self._followed is not None:
             msg = f"Step {step} is observed inside another observed step; end that one first."
             raise MeasurementError(msg)
-        swap = weight_swap(self.model, self._modules) if self._replaces_weights else None
+        swap = (
+            weight_swap(self.model, own_weights(self._modules)) if self._replaces_weights else None
+        )
         exchange = None if swap is None else partial(Exchange, swap, model=self.model)
         followed = Followed(
             self._plan, levels, step=step, expected=self._expected, exchange=exchange
