@@ -184,13 +184,14 @@ def test_an_interrupt_while_processes_import_ends_them_without_a_word(
 ) -> None:
     sow(work, "clover", identity="R1", runs=3)
     code = (
-        "import os, time\n"
+        "import os, signal, time\n"
         "from pathlib import Path\n"
         "here = Path(__file__).parent\n"
         "if __name__ == '__mp_main__':\n"
         "    (here / f'importing-{os.getpid()}').touch()\n"
         "    time.sleep(2)\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored under nohup\n"
         "    from alignlab.experiments import _catalogue, reproduce\n"
         f"    _catalogue.PACKAGE = {PACKAGE!r}\n"
         "    try:\n"
@@ -206,7 +207,7 @@ def test_an_interrupt_while_processes_import_ends_them_without_a_word(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("importing-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
