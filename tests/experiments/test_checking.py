@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignlab.experiments import chosen
-from alignlab.experiments._checking import mean_check, rises, share_check, worst_check
+from alignlab.experiments._checking import (
+    mean_check,
+    ratio_check,
+    rises,
+    share_check,
+    worst_check,
+)
 from alignlab.experiments._selection import over_seeds
 
 NAN = float("nan")
@@ -121,3 +127,13 @@ def test_the_smallest_step_decides_whether_means_rise() -> None:
     assert not check.passed
     assert check.measured == pytest.approx(-0.05)
     assert rises("value", values[:2]).passed
+
+
+def test_a_ratio_is_one_of_means_and_passes_nothing_that_is_not_a_number() -> None:
+    others = np.array([2.0, 0.0, 4.0])  # one run without errors makes no ratio infinite
+    held = ratio_check("errors", np.array([1.0, 1.0, 1.0]), others, most=0.5)
+    assert (held.measured, held.passed, held.runs) == (0.5, True, 3)
+    assert held.low < 0.5 < held.high
+    assert not ratio_check("errors", np.array([1.0, 1.0, 1.1]), others, most=0.5).passed
+    assert not ratio_check("errors", np.array([1.0, NAN, 1.0]), others, most=0.5).passed
+    assert not ratio_check("errors", np.array([1.0, 1.0, 1.0]), others * NAN, most=0.5).passed
