@@ -216,7 +216,12 @@ class Learner:
         assert self._state is not None
         if isinstance(rule, ReplacedWeightRule) and _way(rule) == "replaced":
             return capture.replaced(rule.acting(self._state), parameters=True)
-        true = capture.reference(parameters=not rule.has_signals)
+        if rule.reads_true:
+            true = capture.reference(parameters=not rule.has_signals)
+        else:
+            # Whether gradients reach all layers is asked once of graphs that are alike.
+            capture.layout.structure.once("reached", lambda: capture.reference().state)
+            true = Updates()
         return rule.updates(Task(capture, true), self._state)
 
     def _follow(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignlab.engine.attach import Attachment
-from alignlab.engine.direct import Injected, Signals, inject, projected
+from alignlab.engine.direct import Injected, Signals, has_leaves, inject, projected
 from alignlab.engine.evaluation import evaluated
 from alignlab.engine.exchange import Exchange, weight_swap
 from alignlab.engine.forward import called, plainly, require_loss
@@ -47,6 +47,7 @@ class Capture:
         model: The model.
         loss_function: Takes output and targets.
         x, y, chosen: Batch, targets and the names of the modules that were asked for.
+        structures: What knows earlier passes of the model, if anything.
         layers: Measured layers in call order.
         layout: How they hang together; gone after ``close``.
         output: What the model returned.
@@ -65,6 +66,7 @@ class Capture:
         layers: Sequence[str] | None = None,
         keep_state: bool = False,
         structures: Structures | None = None,
+        state: State | None = None,
         only: Literal["direct", "replaced"] | None = None,
     ) -> None:
         """Run the forward pass in the model's present mode.
@@ -78,6 +80,7 @@ class Capture:
             keep_state: Whether random states and buffers stay as the forward pass left them,
                 as a training step wants it.
             structures: Knows earlier passes of the model, and learns this one.
+            state: Random states and buffers as they are, where they have been kept already.
             only: What alone is asked for in a training step: one backward pass of direct
                 feedback, for which no weights need be kept, or with replaced weights. The pass
                 is then not run again, so that no random states and buffers are kept either.
@@ -87,13 +90,13 @@ class Capture:
         """
         self.model: Final = model
         self.loss_function: Final = loss_function
-        self.x, self.y, self.chosen = x, y, layers
+        self.x, self.y, self.chosen, self.structures = x, y, layers, structures
         ready = structures.prepared(model, layers) if structures else Prepared(model, layers)
         modules, self._is_compiled = ready.modules, ready.is_compiled
         is_light = only == "direct" and keep_state and ready.needs_no_record
         self._weights = {} if is_light else own_weights(modules)
         self._swap = WeightSwap({}) if is_light else weight_swap(model, self._weights)
-        self._state = None if only and keep_state else State.of(model)
+        self._state = state or (None if only and keep_state else State.of(model))
         attachment = ready.attachment if is_light else Attachment(modules, self._swap)
         try:
             with torch.enable_grad(), plainly(compiled=self._is_compiled):
@@ -257,8 +260,11 @@ class Capture:
             preactivation: By layer, output layers included, shape ``(n_samples, *shape)``.
             entry: Signals at the entries by layer, where there are any.
         """
-        error = self.layout.joined(preactivation)
-        leaves = self._enter(entry, error, leaves=True).leaves if entry else {}
+        leaves: dict[int, Tensor] = {}
+        has_any = self.layout.structure.once("has leaves", lambda: has_leaves(self.layout))
+        if entry and has_any:
+            error = self.layout.joined(preactivation)
+            leaves = self._enter(entry, error, leaves=True).leaves
         return self._completed(Injected(dict(entry), dict(preactivation), leaves), parameters=True)
 
     def _enter(self, signals: Mapping[str, Tensor], error: Tensor, *, leaves: bool) -> Injected:
@@ -276,7 +282,6 @@ class Capture:
             self.loss,
             preactivation=found.preactivation,
             between=found.leaves,
-            weight_gradient=self.weight_gradient,
         )
         return Updates(found.entry, found.preactivation, gradients)
 

@@ -14,7 +14,7 @@ from alignlab.errors import MeasurementError
 from alignlab.feedback import Feedback, Projector
 from alignlab.sites import Layer
 
-__all__ = ["Injected", "Signals", "inject", "of_layer", "projected"]
+__all__ = ["Injected", "Signals", "has_leaves", "inject", "of_layer", "projected"]
 
 Signals = Callable[[Layer, tuple[int, ...]], Tensor]
 """What enters at a layer, given the shape of its entry with the samples."""
@@ -113,8 +113,7 @@ def _inject_at(
 ) -> None:
     edge = layout.entry_edge(group)
     edges = [layout.calls[k].output_edge for k in group.members]
-    inner = [s for s in layout.segments if s.consumer in group.members]
-    inner = [s for s in inner if set(s.members) <= set(group.members)]
+    inner = _inner(layout, group)
     parameters = _own_leaves(layout, group, inner) if leaves else []
     with cut(layout.around(group, inner) if parameters else ()):
         gradients = torch.autograd.grad(
@@ -132,6 +131,18 @@ def _inject_at(
     for leaf, gradient in zip(parameters, gradients[len(edges) + len(inner) :], strict=True):
         if gradient is not None:
             into.leaves[id(leaf)] = into.leaves.get(id(leaf), 0) + gradient
+
+
+def has_leaves(layout: Layout) -> bool:
+    """Return whether there are parameters between entries and the pre-activations below them."""
+    groups = layout.groups("micro")
+    return any(_own_leaves(layout, group, _inner(layout, group)) for group in groups)
+
+
+def _inner(layout: Layout, group: Segment) -> list[Segment]:
+    """Return the segments that lie within a group of layers."""
+    inner = [s for s in layout.segments if s.consumer in group.members]
+    return [s for s in inner if set(s.members) <= set(group.members)]
 
 
 def _own_leaves(layout: Layout, group: Segment, inner: Sequence[Segment]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignlab.engine.graph import cut, leaves_between, reachable_calls
+from alignlab.engine.graph import Segment, cut, leaves_between, reachable_calls, walk
 from alignlab.engine.layout import Layout
 from alignlab.engine.updates import Updates
 from alignlab.errors import MeasurementError
@@ -31,10 +31,11 @@ def direct_errors(layout: Layout, loss: Tensor) -> tuple[dict[str, Tensor], dict
         that it does, where these are not pre-activations themselves.
     """
     nodes = {call.output_edge.node for call in layout.calls}
-    nearest = reachable_calls(loss.grad_fn, layout.calls)
-    entries = [s for s in layout.segments if layout.entry_edge(s).node not in nodes]
+    start = loss.grad_fn
+    nearest = layout.structure.once("nearest", lambda: reachable_calls(start, layout.calls))
+    entries = layout.structure.once("read", lambda: _read_directly(layout, start, nodes))
     edges = [layout.calls[k].output_edge for k in nearest]
-    with cut(nodes):
+    with cut(edge.node for edge in edges):
         found = torch.autograd.grad(
             loss,
             [*edges, *(layout.entry_edge(segment) for segment in entries)],
@@ -53,19 +54,29 @@ def direct_errors(layout: Layout, loss: Tensor) -> tuple[dict[str, Tensor], dict
     return at_layers, at_entries
 
 
-def carried(layout: Layout, model: nn.Module, errors: Mapping[str, Tensor]) -> Updates:
+def _read_directly(layout: Layout, start: Any, nodes: set[Any]) -> list[Segment]:
+    """Return the segments whose entries a loss reaches on ways that pass no layer."""
+    reached = set(walk(start, nodes)) - nodes
+    return [s for s in layout.segments if layout.entry_edge(s).node in reached]
+
+
+def carried(
+    layout: Layout, model: nn.Module, errors: Mapping[str, Tensor], *, parameters: bool = True
+) -> Updates:
     """Backpropagate given errors from pre-activations through a captured network.
 
     Args:
         layout: Layers and entries of the forward pass.
         model: The model, at the parameters of that pass.
         errors: At pre-activations by layer, shape ``(n_samples, *shape)``.
+        parameters: Whether the gradients of the parameters are wanted too.
 
     Returns:
         Signals at all entries and pre-activations, and gradients of all parameters that lie
         below the given pre-activations.
     """
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    named = model.named_parameters() if parameters else ()
+    wanted = {name: p for name, p in named if p.requires_grad}
     calls = {layer.name: layout.call(layer) for layer in layout.layers}
     starts = [calls[name].output_edge for name in errors]
     entries = {
@@ -142,7 +153,12 @@ def gradients_above(layout: Layout, model: nn.Module, loss: Tensor) -> dict[str,
     """
     nodes = {call.output_edge.node for call in layout.calls}
     names = {id(p): name for name, p in model.named_parameters()}
-    leaves = [p for p in leaves_between(loss.grad_fn, nodes) if p.requires_grad and id(p) in names]
+
+    def walked() -> list[Tensor]:
+        found = leaves_between(loss.grad_fn, nodes)
+        return [p for p in found if p.requires_grad and id(p) in names]
+
+    leaves = layout.structure.once("own leaves above", walked)
     if not leaves:
         return {}
     with cut(nodes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +11,10 @@ from torch.autograd.graph import GradientEdge
 
 from alignlab.engine.graph import cut, leaves_between
 from alignlab.engine.layout import Layout
+from alignlab.engine.local import layer_gradients
 from alignlab.sites import Layer
 
 __all__ = ["names_outside", "parameter_gradients"]
-
-WeightGradient = Callable[[Layer, Tensor], tuple[Tensor | None, Tensor | None]]
 
 
 def parameter_gradients(
@@ -25,7 +24,6 @@ def parameter_gradients(
     *,
     preactivation: Mapping[str, Tensor],
     between: Mapping[int, Tensor],
-    weight_gradient: WeightGradient,
 ) -> dict[str, Tensor]:
     """Return what a rule does to every parameter.
 
@@ -39,21 +37,16 @@ def parameter_gradients(
         loss: The loss on the graph.
         preactivation: dL/da by layer name under the rule.
         between: Gradients of parameters between entries and pre-activations, by identity.
-        weight_gradient: Returns the gradients of a layer's weight and bias.
 
     Returns:
         Gradient by parameter name; zero for parameters that nothing reaches.
     """
     total = dict(between)
-    for layer in layout.layers:
-        call = layout.call(layer)
-        weight, bias = weight_gradient(layer, preactivation[layer.name])
-        if weight is not None and call.weight_edge is not None:
-            _add_computed(total, call.weight_edge, weight)
-        elif weight is not None:
-            _add(total, call.weight_source, weight)
-        if bias is not None:
-            _add(total, call.module.bias, bias)
+    for source, gradient in layer_gradients(layout, preactivation):
+        if isinstance(source, Tensor):
+            _add(total, source, gradient)
+        else:
+            _add_computed(total, source, gradient)
     _add_above(total, layout, loss)
     _add_below(total, layout, preactivation)
     return {

@@ -38,6 +38,8 @@ class Rule(ABC):
             drawing it again.
         has_signals: Whether it yields error signals, or parameter updates alone.
         has_exact_output: Whether output layers have their true gradient.
+        reads_true: Whether ``updates`` looks at the true gradients of its task; where it does not,
+            training spares their backward pass, and the task's hold nothing.
         learns: Whether its state changes from step to step.
         is_derived: Whether its state follows from the present weights, and is made anew for
             every step.
@@ -50,6 +52,7 @@ class Rule(ABC):
     has_random_feedback: ClassVar[bool] = False
     has_signals: ClassVar[bool] = True
     has_exact_output: ClassVar[bool] = True
+    reads_true: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     is_derived: ClassVar[bool] = False
     needs_history: ClassVar[bool] = False

@@ -29,7 +29,8 @@ class Credit:
         whole: Signals by layer and gradients by parameter name; the signals at entries hold
             what the loss reads there directly.
         through: Signals at the entries without that.
-        outputs: The part of these that output layers say which read the entry themselves.
+        outputs: The part of these that output layers say which read the entry themselves, where
+            it was asked for.
     """
 
     whole: Updates
@@ -49,6 +50,7 @@ class InitialRule(Rule):
     """
 
     keeps_initial: ClassVar[bool] = True
+    reads_true: ClassVar[bool] = False
 
     def start(self, capture: Capture, *, seed: int) -> State:
         """Keep the present parameters as the initial ones."""
@@ -78,11 +80,20 @@ class InitialRule(Rule):
                 raise MeasurementError(msg)
             yield start
 
-    def initial_credit(self, task: Task, state: State) -> Credit:
-        """Return what the initial network makes of the present error."""
+    def initial_credit(
+        self, task: Task, state: State, *, parameters: bool = True, outputs: bool = False
+    ) -> Credit:
+        """Return what the initial network makes of the present error.
+
+        Args:
+            task: The batch.
+            state: Holds the initial parameters.
+            parameters: Whether the gradients of the parameters are wanted too.
+            outputs: Whether what output layers say by themselves is.
+        """
         errors, direct = direct_errors(task.capture.layout, task.capture.loss)
         with self.initial(task, state) as start:
-            found = carried(start.layout, start.model, errors)
-            outputs = from_outputs(start.layout, errors)
+            found = carried(start.layout, start.model, errors, parameters=parameters)
+            own = from_outputs(start.layout, errors) if outputs else {}
         entry = {name: g + direct.get(name, 0) for name, g in found.entry.items()}
-        return Credit(replace(found, entry=entry), found.entry, outputs)
+        return Credit(replace(found, entry=entry), found.entry, own)

@@ -26,7 +26,7 @@ class Task:
     Attributes:
         capture: The forward pass, its graph held open, which the reference and all rules share.
         true: The reference: true signals, and where the rule yields updates of parameters alone
-            true gradients of these.
+            true gradients of these. Empty in a training by a rule that does not look at them.
     """
 
     capture: Capture
@@ -73,7 +73,11 @@ class Task:
         with given.state.again(self.model), at_parameters(self.model, parameters):
             write_buffers(self.model, buffers)
             capture = Capture(
-                *(self.model, given.loss_function, batch, self.y), layers=given.chosen
+                *(self.model, given.loss_function, batch, self.y),
+                layers=given.chosen,
+                structures=given.structures,
+                # Of a pass from other buffers these are not the ones that it began with.
+                state=None if buffers else given.state,
             )
             try:
                 yield capture

@@ -82,11 +82,12 @@ class AlignAda(InitialRule):
             with self.initial(task, state) as start:
                 weights = {name: w.clone() for name, w in start.module_weights().items()}
             return capture.replaced(weights, parameters=parameters)
-        found = self.initial_credit(task, state)
-        if self.credit == "published":
+        is_published = self.credit == "published"
+        found = self.initial_credit(task, state, parameters=False, outputs=is_published)
+        if is_published:
             found = _without_own_outputs(found, capture)
         if not parameters:
-            return replace(found.whole, parameters={})
+            return found.whole
         local = capture.local(found.whole.preactivation, entry=found.through)
         return replace(found.whole, parameters=local.parameters)
 
@@ -95,6 +96,9 @@ class AlignAda(InitialRule):
         if self.derivative == "current":
             capture.require_replaceable()
             return
+        capture.layout.structure.once(self.label, lambda: self._refuse_others(capture))
+
+    def _refuse_others(self, capture: Capture) -> None:
         outside = capture.other_weights
         layout, nodes = capture.layout, {c.output_edge.node for c in capture.layout.calls}
         entries = {layout.entry_edge(segment).node for segment in layout.segments}

@@ -40,9 +40,9 @@ class AlignZero(InitialRule):
     def updates(self, task: Task, state: State, *, parameters: bool = True) -> Updates:
         """Carry the present error back through the initial network."""
         capture = task.capture
-        found = self.initial_credit(task, state).whole
+        found = self.initial_credit(task, state, parameters=parameters).whole
         if not parameters:
-            return replace(found, parameters={}, is_local=False)
+            return replace(found, is_local=False)
         above = gradients_above(capture.layout, capture.model, capture.loss)
         whole = {
             name: g + above[name] if name in above else g for name, g in found.parameters.items()

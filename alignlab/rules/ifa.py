@@ -41,12 +41,12 @@ class IFA(DrawnFeedback):
 
     def fed(self, capture: Capture) -> Sequence[Layer]:
         """Return the first layer."""
-        return _chain(capture)[:1]
+        return _known_chain(capture)[:1]
 
     def updates(self, task: Task, state: State, *, parameters: bool = True) -> Updates:
         """Send the error to the first entry, and from there through the forward weights."""
         capture = task.capture
-        hidden, n = _chain(capture), capture.n_samples
+        hidden, n = _known_chain(capture), capture.n_samples
         error, signals = task.error, {}
         if hidden:
             first = hidden[0]
@@ -60,6 +60,11 @@ class IFA(DrawnFeedback):
             )
             signals[above.name] = moved.reshape(n, *above.entry_shape)
         return capture.injected(signals, error=error, parameters=parameters)
+
+
+def _known_chain(capture: Capture) -> list[Layer]:
+    """Return the hidden layers; graphs that are alike are looked through once."""
+    return capture.layout.structure.once("ifa chain", lambda: _chain(capture))
 
 
 def _chain(capture: Capture) -> list[Layer]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from alignlab.engine.capture import Capture
 from alignlab.learner import Learner
 from alignlab.probe import Probe
-from alignlab.rules import DFA, FA
 from alignlab.rules._base import Rule
 from alignlab.rules._task import Task
 from alignlab.schedules import every
@@ -117,7 +116,7 @@ class Trained:
         rule: Draws its feedback from its own seed.
     """
 
-    def __init__(self, batch: Batch, rule: DFA | FA) -> None:
+    def __init__(self, batch: Batch, rule: Rule) -> None:
         self.batch, self.rule = batch, rule
         self.learner = Learner(batch.model, batch.loss, rule)
 
@@ -129,7 +128,7 @@ class Trained:
         """Require the updates of an open graph, bit for bit, also once the graph is known."""
         batch = self.batch
         capture = Capture(batch.model, batch.loss, batch.x, batch.y)
-        state = self.rule.start(capture, seed=self.rule.seed)
+        state = self.rule.start(capture, seed=getattr(self.rule, "seed", 0))
         wanted = self.rule.updates(Task(capture, capture.reference()), state).parameters
         capture.close()
         for _ in range(3):
@@ -139,7 +138,7 @@ class Trained:
             assert all(torch.equal(found[name], one) for name, one in wanted.items())
 
 
-def beside_plain(network: Network, device: str, rule: DFA | FA) -> Comparison:
+def beside_plain(network: Network, device: str, rule: Rule) -> Comparison:
     """Return the comparison of a training step by a rule with a plain one of the same model."""
     batch = network.make(device)
     plain, trained = Plain(batch), Trained(batch, rule)

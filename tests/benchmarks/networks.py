@@ -1,9 +1,10 @@
-"""The four networks of the tables, each with its loss and one random batch."""
+"""The networks of the tables, each with its loss and one random batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from alignlab.models.resnet20 import ResNet20
 from alignlab.models.vgg_small import VGGSmall
 from tests.cases import Batch
 
-__all__ = ["NETWORKS", "SMALL", "Network", "Transformer", "loss_of_tokens"]
+__all__ = ["NETWORKS", "RECURRENT", "SMALL", "Network", "Transformer", "loss_of_tokens"]
 
 CLASSES = 10
 VOCABULARY = 256
@@ -71,6 +72,27 @@ class Transformer(nn.Module):
         return logits
 
 
+class Recurrent(nn.Module):
+    """Tanh units step by step, read out in every one.
+
+    Args:
+        units: Of the state.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.into, self.again = nn.Linear(1, units), nn.Linear(units, units, bias=False)
+        self.out = nn.Linear(units, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape ``(N, T)``, of inputs of that shape."""
+        h, outputs = x.new_zeros(len(x), self.again.in_features), []
+        for step in x.unbind(1):
+            h = torch.tanh(self.into(step[:, None]) + self.again(h))
+            outputs.append(self.out(h))
+        return torch.cat(outputs, 1)
+
+
 class _Block(nn.Module):
     """Causal attention and two layers, each added to what it reads."""
 
@@ -112,6 +134,14 @@ SMALL = Network(
     _images(32, 64),
     F.cross_entropy,
     rounds=500,
+)
+
+RECURRENT = Network(
+    "recurrent network of 128 units, 20 steps, batch 50",
+    partial(Recurrent, 128),
+    lambda: (torch.randn(50, 20), torch.randn(50, 20)),
+    F.mse_loss,
+    rounds=100,
 )
 
 NETWORKS = {

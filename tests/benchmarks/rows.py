@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from alignlab.rules import DFA, FA
+from alignlab.rules import DFA, FA, AlignAda, AlignZero
+from alignlab.rules._base import Rule
 from tests.benchmarks._harness import Comparison
 from tests.benchmarks._steps import beside_plain, beside_training
 from tests.benchmarks.jacobian import jacobian_of_resnet20
-from tests.benchmarks.networks import NETWORKS, SMALL, Network
+from tests.benchmarks.networks import NETWORKS, RECURRENT, SMALL, Network
 from tests.benchmarks.peers import against_biotorch
 from tests.benchmarks.spectra import participation_ratio_of_a_convolution
 
@@ -64,16 +65,18 @@ def _observed(
     return Row(f"{network}-{kind}", title, *bounds, build, NETWORKS[network].rounds)
 
 
-def _trained(
-    network: Network, name: str, bounds: tuple[float, float | None], rule: DFA | FA
-) -> Row:
+def _trained(network: Network, name: str, bounds: tuple[float, float | None], rule: Rule) -> Row:
     """Return a row that compares a training step by a rule with a plain one."""
 
     def build(device: str) -> Comparison:
         return beside_plain(network, device, rule)
 
-    work = f"{network.title}: training step by {rule.name.upper()} over plain step"
+    work = f"{network.title}: training step by {_title(rule)} over plain step"
     return Row(name, work, *bounds, build, network.rounds)
+
+
+def _title(rule: Rule) -> str:
+    return rule.name.upper() if rule.name.isalpha() else rule.name
 
 
 def _peer(network: str, target: float, stretch: float) -> Row:
@@ -123,6 +126,12 @@ ROWS: Mapping[str, Row] = {
         _trained(NETWORKS["mlp"], "mlp-training", (1.3, 1.1), DFA()),
         _trained(SMALL, "small-fa-training", (4.5, 3.0), FA()),
         _trained(NETWORKS["mlp"], "mlp-fa-training", (1.4, 1.2), FA()),
+        _trained(SMALL, "small-zero-training", (8.0, 5.0), AlignZero()),
+        _trained(SMALL, "small-ada-training", (9.0, 6.0), AlignAda()),
+        _trained(NETWORKS["mlp"], "mlp-zero-training", (2.2, 1.8), AlignZero()),
+        _trained(NETWORKS["mlp"], "mlp-ada-training", (2.2, 1.8), AlignAda()),
+        _trained(RECURRENT, "recurrent-zero-training", (4.0, 2.5), AlignZero()),
+        _trained(RECURRENT, "recurrent-ada-training", (4.0, 2.5), AlignAda()),
         _peer("mlp", 2.0, 2.5),
         _peer("vgg", 1.4, 1.8),
         Row(

@@ -18,7 +18,7 @@ from alignlab.engine.capture import Capture
 from alignlab.errors import MeasurementError
 from alignlab.feedback import as_tensor
 from alignlab.learner import Learner
-from alignlab.rules import BRSF, DFA, DRTP, FA, KP, USF, Task
+from alignlab.rules import BRSF, DFA, DRTP, FA, IFA, KP, USF, AlignAda, AlignZero, Stale, Task
 from alignlab.rules._base import Rule, State
 
 
@@ -34,6 +34,10 @@ def images() -> nn.Sequential:
         *(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)),
         *(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 2), nn.PReLU(4), nn.Flatten(), nn.Linear(8, 4)),
     )
+
+
+def straight() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 4))
 
 
 class Joined(nn.Module):
@@ -135,6 +139,38 @@ def test_a_step_by_other_weights_yields_what_an_open_graph_does(
         with monkeypatch.context() as patch:
             patch.setattr(Task, "__init__", _never)
             require_equal(stepped(learner, x, y), wanted)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [AlignZero(), AlignAda(), AlignAda(derivative="current"), IFA(), Stale(rule=AlignZero())],
+)
+@pytest.mark.parametrize("build", [chain, images, Joined, straight])
+def test_a_step_by_what_earlier_steps_found_yields_what_an_open_graph_does(
+    build: Callable[[], nn.Module], rule: Rule
+) -> None:
+    torch.manual_seed(0)
+    model = build()
+    learner = Learner(model, F.cross_entropy, rule)
+    for number in range(4):
+        x, y = batch()
+        before = copy.deepcopy(model.state_dict())
+        try:
+            torch.manual_seed(number)
+            capture = Capture(model, F.cross_entropy, x, y)
+            state = rule.start(capture, seed=0) if not number else learner.state
+            wanted = rule.updates(Task(capture, capture.reference()), state).parameters
+            capture.close()
+        except MeasurementError:
+            with pytest.raises(MeasurementError, match=rule.name):
+                stepped(learner, x, y)
+            return
+        assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+        torch.manual_seed(number)
+        require_equal(stepped(learner, x, y), wanted)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.sub_(0.1 * p.grad)
 
 
 def _never(*_: Any, **__: Any) -> None:

@@ -33,6 +33,7 @@ class BesideBackpropagation(Rule):
     name: ClassVar[str] = "bp beside align-zero"
     learns: ClassVar[bool] = True
     needs_history: ClassVar[bool] = True
+    reads_true: ClassVar[bool] = False
 
     def start(self, capture: Capture, *, seed: int) -> State:
         """Keep the initial parameters, and sums of zero."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from alignlab.models._parametrisation import parametrised
 
@@ -38,9 +39,10 @@ class Recurrent(nn.Module):
         """Return the outputs, shape ``(N, T)``, of inputs of that shape."""
         outputs: list[Tensor] = []
         h = x.new_zeros(len(x), self.again.in_features)
-        for step in x.unbind(1):
-            h = torch.relu(self.into(step[:, None]) + self.again(h))
-            outputs.append(self.out(h))
+        with parametrize.cached():
+            for step in x.unbind(1):
+                h = torch.relu(self.into(step[:, None]) + self.again(h))
+                outputs.append(self.out(h))
         return torch.cat(outputs, 1)
 
 
