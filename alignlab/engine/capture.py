@@ -77,13 +77,11 @@ class Capture:
             x: Batch, first axis samples; a tuple or a mapping holds several inputs.
             y: Targets.
             layers: Names of the modules that are measured; None for all.
-            keep_state: Whether random states and buffers stay as the forward pass left them,
-                as a training step wants it.
+            keep_state: Whether random states and buffers stay as the pass left them.
             structures: Knows earlier passes of the model, and learns this one.
             state: Random states and buffers as they are, where they have been kept already.
-            only: What alone is asked for in a training step: one backward pass of direct
-                feedback, for which no weights need be kept, or with replaced weights. The pass
-                is then not run again, so that no random states and buffers are kept either.
+            only: The one backward pass that a training step asks for: of direct feedback, for
+                which no weights need be kept, or with replaced weights. No state is kept then.
 
         Raises:
             MeasurementError: The model cannot be measured truthfully; says why.
