@@ -25,6 +25,9 @@ from alignlab.snapshot import MeasuredRule
 
 __all__ = ["Learner"]
 
+Moves = list[tuple[nn.Parameter, Tensor]]
+"""Parameters, and what is added to their ``.grad``."""
+
 
 @final
 class Learner:
@@ -106,19 +109,11 @@ class Learner:
         Raises:
             MeasurementError: The rule is not defined for this model.
         """
-        wanted = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        if isinstance(self.rule, BP):
-            with torch.enable_grad():
-                loss = self._loss_function(called(self.model, x), y)
-            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-            pairs = zip(wanted, found, strict=True)
-            reached = {n: one for n, one in pairs if one is not None}
-            updates: Mapping[str, Tensor] = owned(reached, wanted)
-        else:
-            loss, updates = self._approximate(x, y)
-        for name, update in updates.items():
-            grad = wanted[name].grad
-            wanted[name].grad = update if grad is None else grad + update
+        run = self._backpropagated if isinstance(self.rule, BP) else self._approximate
+        loss, updates = run(x, y)
+        for parameter, update in updates:
+            grad = parameter.grad
+            parameter.grad = update if grad is None else grad + update
         self._number += 1
         return loss.detach()
 
@@ -176,7 +171,17 @@ class Learner:
     def _seed(self) -> int:
         return int(getattr(self.rule, "seed", 0))
 
-    def _approximate(self, x: Any, y: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def _backpropagated(self, x: Any, y: Any) -> tuple[Tensor, Moves]:
+        """Return the loss and the true gradients of what it reaches."""
+        wanted = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            loss = self._loss_function(called(self.model, x), y)
+        found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        pairs = zip(wanted, found, strict=True)
+        reached = {name: one for name, one in pairs if one is not None}
+        return loss, _paired(owned(reached, wanted), wanted)
+
+    def _approximate(self, x: Any, y: Any) -> tuple[Tensor, Moves]:
         """Return loss and updates that nothing else holds; buffers are kept, as in any training."""
         self._follow()
         rule = self.rule.at_step(self._number)
@@ -199,15 +204,15 @@ class Learner:
                     granularity=rule.granularity,
                 )
             else:
-                found = complete(self._found(capture, rule), self.model, rule=rule.label)
+                found = complete(self._found(capture, rule), capture.parameters, rule=rule.label)
                 self._state = self._state if found.state is None else found.state
                 if only == "replaced":
-                    updates = owned(found.parameters, dict(self.model.named_parameters()))
+                    updates = owned(found.parameters, capture.parameters)
                 else:
                     updates = {name: one.detach().clone() for name, one in found.parameters.items()}
             if type(rule).followed is not Rule.followed:
                 self._before = _copied(self.model)
-            return capture.loss.detach(), updates
+            return capture.loss.detach(), _paired(updates, capture.parameters)
         finally:
             capture.close()
 
@@ -237,6 +242,11 @@ class Learner:
         if has_moved and self._state is not None:
             self._state = self.rule.followed(self._state, before=self._before, after=after)
             self._before = {}
+
+
+def _paired(updates: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter]) -> Moves:
+    """Return parameters with their updates."""
+    return [(parameters[name], update) for name, update in updates.items()]
 
 
 def _way(rule: Rule) -> Literal["direct", "replaced"] | None:

@@ -80,7 +80,9 @@ class MeasuredRule:
     def updates(self, task: Task, *, parameters: bool = True) -> Updates:
         """Return what the rule yields on a batch with this feedback."""
         found = self.rule.updates(task, self.feedback, parameters=parameters)
-        return found if self.rule.has_signals else complete(found, task.model, rule=self.label)
+        if self.rule.has_signals:
+            return found
+        return complete(found, task.capture.parameters, rule=self.label)
 
     @property
     def backward_weights(self) -> Mapping[str, Tensor]:

@@ -48,6 +48,7 @@ class Capture:
         loss_function: Takes output and targets.
         x, y, chosen: Batch, targets and the names of the modules that were asked for.
         structures: What knows earlier passes of the model, if anything.
+        parameters: The model's, by name.
         layers: Measured layers in call order.
         layout: How they hang together; gone after ``close``.
         output: What the model returned.
@@ -86,14 +87,14 @@ class Capture:
         Raises:
             MeasurementError: The model cannot be measured truthfully; says why.
         """
-        self.model: Final = model
-        self.loss_function: Final = loss_function
+        self.model, self.loss_function = model, loss_function
         self.x, self.y, self.chosen, self.structures = x, y, layers, structures
         ready = structures.prepared(model, layers) if structures else Prepared(model, layers)
         modules, self._is_compiled = ready.modules, ready.is_compiled
+        named = self.parameters = ready.parameters
         is_light = only == "direct" and keep_state and ready.needs_no_record
         self._weights = {} if is_light else own_weights(modules)
-        self._swap = WeightSwap({}) if is_light else weight_swap(model, self._weights)
+        self._swap = WeightSwap({}) if is_light else weight_swap(model, named, self._weights)
         self._state = state or (None if only and keep_state else State.of(model))
         attachment = ready.attachment if is_light else Attachment(modules, self._swap)
         try:
@@ -170,7 +171,7 @@ class Capture:
 
     def reference(self, *, parameters: bool = False) -> Updates:
         """Run backpropagation: the true gradient at every site."""
-        return true_updates(self.layout, self.loss, self.model, parameters=parameters)
+        return true_updates(self.layout, self.loss, self.parameters if parameters else {})
 
     def replaced(self, weights: Mapping[str, Tensor], *, parameters: bool = False) -> Updates:
         """Run the backward pass with other weights in place of the forward ones.

@@ -147,12 +147,15 @@ def _unseen(names: Sequence[str]) -> MeasurementError:
     )
 
 
-def weight_swap(model: nn.Module, weights: Mapping[str, Tensor]) -> WeightSwap:
+def weight_swap(
+    model: nn.Module, parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> WeightSwap:
     """Return what a model's forward pass saves its weights through.
 
     Args:
         model: The model.
+        parameters: Its own, by name.
         weights: Of its measured modules, those that are parameters, by name.
     """
-    others = {plain_name(n): p for n, p in model.named_parameters() if p.dim() > 1}
+    others = {plain_name(n): p for n, p in parameters.items() if p.dim() > 1}
     return WeightSwap(weights, others=others, volatile=model.buffers())

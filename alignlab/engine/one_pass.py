@@ -105,7 +105,7 @@ def _gradients(
         sending: Makes of the error what enters at the layers.
         granularity: ``micro`` or ``macro``.
     """
-    layout, model, loss = capture.layout, capture.model, capture.loss
+    layout, loss = capture.layout, capture.loss
     output = layout.only_output
     assert output is not None
     signals: list[Signals] = []
@@ -117,7 +117,7 @@ def _gradients(
         owner, shape = layout.layers[group.members[-1]], layout.entry_shape(group)
         return lambda _: (layout.at_entry(group, signals[0](owner, shape)),)
 
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    wanted = {name: p for name, p in capture.parameters.items() if p.requires_grad}
     handles = [layout.call(output).output_edge.node.register_prehook(seen)]
     try:
         for group in layout.groups(granularity):

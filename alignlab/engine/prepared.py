@@ -23,6 +23,7 @@ class Prepared:
 
     Attributes:
         modules: Measured modules by name.
+        parameters: All parameters of the model by name, tied ones once.
         is_compiled: Whether the model has compiled modules.
     """
 
@@ -38,6 +39,7 @@ class Prepared:
             MeasurementError: The model has none, or has weights without values.
         """
         self.modules: Final = measured_modules(model, only)
+        self.parameters: Final = dict(model.named_parameters())
         self.is_compiled: Final = is_compiled(model)
         self._model: Final = model
         self._traits, self._parts = _traits(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,20 @@ from alignlab.errors import MeasurementError
 __all__ = ["output_errors", "true_updates"]
 
 
-def true_updates(layout: Layout, loss: Tensor, model: nn.Module, *, parameters: bool) -> Updates:
+def true_updates(layout: Layout, loss: Tensor, parameters: Mapping[str, nn.Parameter]) -> Updates:
     """Return the true gradient at every site.
 
     Args:
         layout: Layers and entries of a captured forward pass.
         loss: The loss on the graph.
-        model: The model.
-        parameters: Whether the gradients of the parameters are wanted too.
+        parameters: By name, those whose gradients are wanted too, but for frozen ones.
 
     Raises:
         MeasurementError: None reached a layer; names it.
     """
     edges = [call.output_edge for call in layout.calls]
     entries = {segment.consumer: layout.entry_edge(segment) for segment in layout.segments}
-    named = dict(model.named_parameters()) if parameters else {}
-    wanted = {name: p for name, p in named.items() if p.requires_grad}
+    wanted = {name: p for name, p in parameters.items() if p.requires_grad}
     gradients = torch.autograd.grad(
         loss,
         [*edges, *entries.values(), *wanted.values()],

@@ -99,9 +99,10 @@ class Stream:
         if self._followed is not None:
             msg = f"Step {step} is observed inside another observed step; end that one first."
             raise MeasurementError(msg)
-        swap = (
-            weight_swap(self.model, own_weights(self._modules)) if self._replaces_weights else None
-        )
+        swap = None
+        if self._replaces_weights:
+            named = dict(self.model.named_parameters())
+            swap = weight_swap(self.model, named, own_weights(self._modules))
         exchange = None if swap is None else partial(Exchange, swap, model=self.model)
         followed = Followed(
             self._plan, levels, step=step, expected=self._expected, exchange=exchange

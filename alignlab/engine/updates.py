@@ -38,18 +38,18 @@ class Updates:
     state: Mapping[str, Feedback] | None = None
 
 
-def complete(updates: Updates, model: nn.Module, *, rule: str) -> Updates:
+def complete(updates: Updates, parameters: Mapping[str, nn.Parameter], *, rule: str) -> Updates:
     """Return updates that hold one for every parameter that learns, in its shape.
 
     Args:
         updates: What the rule yields.
-        model: The model.
+        parameters: Those of the model, by name.
         rule: Name of the rule, for messages.
 
     Raises:
         MeasurementError: One is missing, of another shape, or of no such parameter.
     """
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    wanted = {name: tuple(p.shape) for name, p in parameters.items() if p.requires_grad}
     found = {name: tuple(one.shape) for name, one in updates.parameters.items()}
     for name in dict.fromkeys((*wanted, *found)):
         if wanted.get(name) != found.get(name):
