@@ -152,7 +152,7 @@ def _together(
     }
     if not wanted:
         return []
-    given = [signals[layer.name] for layer in layout.layers]
+    given = [signals[x.name].to(c.output_type) for x, c in zip(layout.layers, calls, strict=True)]
     outputs = [call.output_edge for call in calls]
     nodes = {edge.node for edge in outputs}
     below = {call.input_edge.node for call in calls if call.input_edge is not None}
