@@ -50,7 +50,7 @@ accuracy: $(VENV)/.dev  ## train networks under every rule, an hour; MNIST needs
 stated: $(VENV)/.dev  ## measure the values that our derivations state, some minutes
 	$(BIN)/python -m tests.stated_values $(STATED)
 
-seeds: $(VENV)/.dev  ## measure every claim of the five works anew, 20 to 50 minutes on two cores; writes docs/seeds.md
+seeds: $(VENV)/.dev  ## measure every claim of the five works anew, 15 to 40 minutes on two cores; writes docs/seeds.md
 	$(BIN)/alignlab reproduce --all --fast -o $(SEEDS) || [ $$? -eq 1 ]
 	$(BIN)/python -m tests.seeds $(SEEDS) --write
 

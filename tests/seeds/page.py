@@ -62,7 +62,7 @@ What five works on feedback alignment claim, each claim measured anew by this re
 This page is written from kept runs:
 
 ```sh
-make seeds    # every claim in its fast sizes, 20 to 50 minutes on two cores
+make seeds    # every claim in its fast sizes, 15 to 40 minutes on two cores
 make seeds-full ALIGNLAB_DATA=~/data    # the sizes of the works: days on a few cores
 ```
 
