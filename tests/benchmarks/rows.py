@@ -128,10 +128,10 @@ ROWS: Mapping[str, Row] = {
         _trained(NETWORKS["mlp"], "mlp-fa-training", (1.4, 1.2), FA()),
         _trained(SMALL, "small-zero-training", (8.0, 5.0), AlignZero()),
         _trained(SMALL, "small-ada-training", (9.0, 6.0), AlignAda()),
-        _trained(NETWORKS["mlp"], "mlp-zero-training", (2.2, 1.8), AlignZero()),
-        _trained(NETWORKS["mlp"], "mlp-ada-training", (2.2, 1.8), AlignAda()),
+        _trained(NETWORKS["mlp"], "mlp-zero-training", (2.5, 1.8), AlignZero()),
+        _trained(NETWORKS["mlp"], "mlp-ada-training", (2.7, 1.8), AlignAda()),
         _trained(RECURRENT, "recurrent-zero-training", (4.0, 2.5), AlignZero()),
-        _trained(RECURRENT, "recurrent-ada-training", (4.0, 2.5), AlignAda()),
+        _trained(RECURRENT, "recurrent-ada-training", (5.0, 2.5), AlignAda()),
         _peer("mlp", 2.0, 2.5),
         _peer("vgg", 1.4, 1.8),
         Row(
